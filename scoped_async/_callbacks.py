@@ -1,0 +1,89 @@
+"""The callbacks of a unit of work: registered by level of savepoint, run once when their fate is known."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum, auto
+from inspect import isawaitable
+from typing import Any, NamedTuple
+
+from ._cleanup import ends_the_task
+
+
+class Outcome(Enum):
+    """What became of the work since the last outcome."""
+
+    COMMITTED = auto()
+    ROLLED_BACK = auto()
+    UNKNOWN = auto()
+
+
+class Callback(NamedTuple):
+    """A function to run when the work it belongs to has had ``outcome``."""
+
+    outcome: Outcome
+    function: Callable[..., Awaitable[object] | object]
+    arguments: tuple[Any, ...]
+
+
+Level = list[Callback]
+
+
+class Callbacks:
+    """The callbacks of one unit: the first level is the unit's own, each open savepoint adds one."""
+
+    __slots__ = ("due", "levels")
+
+    def __init__(self) -> None:
+        self.levels: list[Level] = [[]]
+        self.due: Level = []
+        """Those whose fate became known where nothing could be awaited; they run with the next."""
+
+    def __bool__(self) -> bool:
+        return bool(self.due) or any(self.levels)
+
+    def add(self, callback: Callback) -> None:
+        """Register with the innermost savepoint, since that is what decides the work's fate."""
+        self.levels[-1].append(callback)
+
+    def open(self) -> Level:
+        """Begin a savepoint's level."""
+        level: Level = []
+        self.levels.append(level)
+        return level
+
+    def close(self, level: Level, outcome: Outcome) -> list[Callback]:
+        """End a savepoint's level, and what stands above it: released to the one below, or rolled back."""
+        index = next((i for i, other in enumerate(self.levels) if other is level), None)
+        if index is None:  # an outcome of the whole unit has settled it meanwhile
+            return []
+        ended = [callback for above in self.levels[index:] for callback in above]
+        del self.levels[index:]
+        if outcome is Outcome.COMMITTED:
+            self.levels[-1].extend(ended)
+            return []
+        return [callback for callback in ended if callback.outcome is outcome]
+
+    def settle(self, outcome: Outcome) -> list[Callback]:
+        """The fate of the whole unit is known: forget all callbacks and return those that are to run."""
+        ended = [callback for level in self.levels for callback in level]
+        self.levels[:] = [[]]
+        due, self.due = self.due, []
+        return due + [callback for callback in ended if callback.outcome is outcome]
+
+    def postpone(self) -> None:
+        """The work is lost, but nothing can be awaited here."""
+        self.due = self.settle(Outcome.ROLLED_BACK)
+
+
+async def run_callbacks(callbacks: Iterable[Callback]) -> list[BaseException]:
+    """Run the callbacks in order, each whatever the others do; returns what they raised."""
+    failures: list[BaseException] = []
+    for callback in callbacks:
+        try:
+            result = callback.function(*callback.arguments)
+            if isawaitable(result):
+                await result
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
+            failures.append(error)
+    return failures

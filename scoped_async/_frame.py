@@ -1,0 +1,240 @@
+"""What is current: the one ContextVar, the frames that it holds, and what stands in a frame."""
+
+import asyncio
+from asyncio import _get_running_loop as running_loop
+from collections.abc import Iterator
+from contextvars import ContextVar, Token
+from threading import current_thread
+from typing import Protocol
+
+from ._callbacks import Callbacks
+from ._held import Held
+from .exceptions import ConcurrentUseError, ForeignThreadError, NoScopeError, RollbackOnlyError, ScopeClosedError, ScopeError
+
+
+class Unit(dict[object, Held]):
+    """What a scope holds: objects by resource in the order of first use, callbacks, blocks and marks."""
+
+    __slots__ = ("blocks", "callbacks", "failure", "rollback_only", "savepoints")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks = Callbacks()
+        self.savepoints: list[OpenSavepoint] = []
+        """The nested blocks and ``begin_nested()`` that are open, the innermost last."""
+        self.blocks: list[Frame] = []
+        """The joined and nested blocks that are open, the innermost last."""
+        self.rollback_only = False
+        """Set by hand."""
+        self.failure: BaseException | None = None
+        """What a joined block failed with."""
+
+    __eq__ = object.__eq__  # a unit is itself: two empty ones are not the same
+    __hash__ = object.__hash__  # type: ignore[assignment]  # dict sets it to None
+
+    @property
+    def must_conclude(self) -> bool:
+        """Whether leaving needs more than to close what is held."""
+        return bool(self.callbacks or self.blocks) or self.failure is not None
+
+    def take(self) -> "Unit":
+        """Move everything to a unit of its own, so that whoever shares this one finds nothing more."""
+        taken = Unit()
+        taken.update(self)
+        taken.callbacks, taken.blocks, taken.savepoints = self.callbacks, self.blocks, self.savepoints
+        taken.rollback_only, taken.failure = self.rollback_only, self.failure
+        self.clear()
+        return taken
+
+
+# While a scope holds nothing, its unit says the state that it is in. None of these is ever written to.
+NEW, UNUSED, CLOSING, CLOSED = Unit(), Unit(), Unit(), Unit()
+
+
+class OpenSavepoint(Protocol):
+    """What keeps a savepoint open: a nested block, or a ``begin_nested()``."""
+
+    @property
+    def is_open(self) -> bool: ...
+    def stands_around(self, frame: "Frame") -> bool:
+        """Whether a savepoint opened in ``frame``, by this task, would stand within this one."""
+        ...
+
+
+class Frame:
+    """What the ContextVar holds: a scope, or a block within one. The base itself stands for no scope."""
+
+    __slots__ = ("__weakref__", "unit")
+    unit: Unit
+
+    @property
+    def owner(self) -> "Owner | None":
+        """The scope that this frame belongs to."""
+        return None
+
+    @property
+    def outer(self) -> "Frame":
+        """The frame that this one was opened in."""
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the block of this frame has not ended."""
+        return True
+
+    def unit_in_use(self) -> Unit | None:
+        """What operations in this frame use; ``None`` when its scope has ended, or is about to."""
+        return None
+
+    @property
+    def marked(self) -> bool:
+        """Whether the work of this frame can only be rolled back."""
+        return False
+
+    def mark(self) -> None:
+        """Let the work of this frame be rolled back at its end."""
+
+
+class Owner(Frame):
+    """A scope, as far as its frames, its sessions and the errors need to know it."""
+
+    __slots__ = ("loop",)
+    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def readonly(self) -> bool:
+        """Whether its sessions may only read."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What the errors call it."""
+        raise NotImplementedError
+
+    @property
+    def opened_at(self) -> str:
+        """Where it was opened: ``"app.py:41"``."""
+        raise NotImplementedError
+
+    def here(self) -> Frame:
+        """The innermost frame of this scope in this Context."""
+        frame = nearest_open(current.get())
+        return frame if frame.owner is self else self
+
+
+NO_SCOPE = Frame()
+NO_SCOPE.unit = UNUSED
+
+current: ContextVar[Frame] = ContextVar("scoped_async.current", default=NO_SCOPE)
+
+
+def nearest_open(frame: Frame) -> Frame:
+    """``frame``, or the nearest one around it that is open; `NO_SCOPE` without one."""
+    while not frame.is_open:
+        frame = frame.outer
+    return frame
+
+
+def leave(frame: Frame, token: "Token[Frame]") -> None:
+    """Make the nearest open frame current, in the Context that leaves ``frame``, whichever that is."""
+    here = current.get()
+    if here is frame:
+        try:
+            current.reset(token)
+        except ValueError:  # entered in another Context, of which this one is a copy
+            pass
+        here = current.get()
+    if (open_here := nearest_open(here)) is not here:
+        current.set(open_here)
+
+
+def frames_of(owner: Owner | None, frame: Frame) -> Iterator[Frame]:
+    """``frame`` and those around it, as far as they belong to ``owner``."""
+    while frame.owner is owner and owner is not None:
+        yield frame
+        if frame.outer is frame:
+            return
+        frame = frame.outer
+
+
+def refuse_sibling(unit: Unit, frame: Frame) -> None:
+    """Raise `ConcurrentUseError` when a savepoint opened in ``frame`` would not stand on the innermost."""
+    while unit.savepoints and not unit.savepoints[-1].is_open:
+        unit.savepoints.pop()
+    if not unit.savepoints or unit.savepoints[-1].stands_around(frame):
+        return
+    raise ConcurrentUseError(
+        "A savepoint cannot be set here: another task has one open in the same scope, and savepoints are a "
+        "stack. Let the tasks take turns, or give each a scope of its own: `async with scope(): ...`."
+    )
+
+
+def usable_unit(frame: Frame, what: str) -> Unit:
+    """What operations in ``frame`` use.
+
+    Raises `NoScopeError`, `ForeignThreadError` or `ScopeClosedError`; ``what`` was asked for.
+    """
+    owner = frame.owner
+    if owner is None:
+        raise NoScopeError(
+            f"{what} needs a scope, and none is current here. Open one: `async with scope(): ...`, or "
+            "decorate the coroutine function with `@scope()`. A thread that was not started by "
+            "asyncio.to_thread or anyio.to_thread does not inherit the scope either."
+        )
+    unit = frame.unit_in_use()
+    if unit is None:
+        raise ScopeClosedError(closed_message(owner, what))
+    if owner.loop is not running_loop():
+        raise ForeignThreadError(foreign_message(owner, what))
+    return unit
+
+
+def closed_message(owner: Owner, what: str) -> str:
+    """The sentence of `ScopeClosedError`."""
+    state = "is closing" if owner.unit is CLOSING else "is closed"
+    return (
+        f"{what}: the scope {owner.name} {state}: it was opened at {owner.opened_at} and its block has ended. "
+        "Whatever outlives a scope (a background task, a late child, a stream) needs one of its own. Open a "
+        "scope of your own: `async with scope(): ...`."
+    )
+
+
+def foreign_message(owner: Owner, what: str) -> str:
+    """The sentence of `ForeignThreadError`."""
+    loop = running_loop()
+    where = f"thread {current_thread().name!r}, " + (
+        "which runs no event loop" if loop is None else f"event loop {loop!r}"
+    )
+    return (
+        f"{what}: the scope {owner.name}, opened at {owner.opened_at}, belongs to another event loop, "
+        f"{owner.loop!r}; this is {where}. Make the function async (`async def`), or hand the call "
+        "back to the loop: `anyio.from_thread.run(...)`."
+    )
+
+
+def refuse_in_block(unit: Unit, what: str) -> None:
+    """Raise `ScopeError` while a joined or nested block is open, in whichever task."""
+    if unit.blocks:
+        raise ScopeError(
+            f"{what} inside a joined or nested block would end work that is not the block's own. To fail, "
+            "raise an exception or set `current_scope().rollback_only = True`; to commit on your own, open "
+            "`scope(commit=True)`."
+        )
+
+
+def refuse_marked(unit: Unit, owner: Owner) -> None:
+    """Raise `RollbackOnlyError` when the unit is marked."""
+    if unit.rollback_only or unit.failure is not None:
+        raise rollback_only_error(owner, unit.failure)
+
+
+def rollback_only_error(owner: Owner, failure: BaseException | None) -> RollbackOnlyError:
+    """The error of a commit of marked work; its cause is what a joined block failed with."""
+    error = RollbackOnlyError(
+        f"The scope {owner.name}, opened at {owner.opened_at}, can only be rolled back: "
+        + ("rollback_only was set" if failure is None else f"a block that joined it failed with {failure!r}")
+        + ". Nothing was committed. Let the exception of the block out, or start over: "
+        "`await current_scope().rollback()`."
+    )
+    error.__cause__ = failure
+    return error

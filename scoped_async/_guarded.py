@@ -1,0 +1,206 @@
+"""Results and transactions that a session hands out, under the same guard as its operations."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import wraps
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarResult, AsyncSessionTransaction
+
+from ._callbacks import Level, Outcome, run_callbacks
+from ._cleanup import add_notes, one_error
+from ._ending import conclude
+from ._frame import Frame, Unit, refuse_in_block, refuse_marked, refuse_sibling, usable_unit
+from ._session import HeldSession
+from .exceptions import ConcurrentUseError, ScopeError
+
+R = TypeVar("R", AsyncResult[Any], AsyncScalarResult[Any], AsyncMappingResult)
+
+_FETCHES = (
+    "fetchall", "fetchone", "fetchmany", "all", "first", "one", "one_or_none", "scalar", "scalar_one",
+    "scalar_one_or_none", "freeze", "close", "__anext__",
+)  # fmt: skip
+_DERIVED = ("scalars", "mappings")
+
+
+def guard(result: R, held: HeldSession) -> R:
+    """Put a result that is fetched from later under the guard of its session."""
+    guarded: Any = result
+    guarded.__class__ = _GUARDED[type(result)]
+    guarded.__dict__["_held"] = held
+    held.streams = [stream for stream in held.streams if not stream.closed]
+    held.streams.append(guarded)
+    return result
+
+
+def _fetch(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @wraps(method)
+    async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        held: HeldSession = self._held
+        what = f"{method.__name__}() of a stream"
+        usable_unit(held.owner.here(), what)
+        owed = held.claim(what)
+        try:
+            return await method(self, *args, **kwargs)
+        except Exception as error:
+            held.failure = error
+            raise
+        finally:
+            if owed:
+                held.give_up()
+
+    return fetch
+
+
+def _derive(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def derive(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return guard(method(self, *args, **kwargs), self._held)
+
+    return derive
+
+
+async def _partitions(self: Any, size: int | None = None) -> AsyncIterator[Any]:
+    while partition := await self.fetchmany(size):
+        yield partition
+
+
+def _guarded(base: type) -> type:
+    fetches = {name: _fetch(getattr(base, name)) for name in _FETCHES if hasattr(base, name)}
+    derived = {name: _derive(getattr(base, name)) for name in _DERIVED if hasattr(base, name)}
+    return type(base.__name__, (base,), {"__slots__": (), "partitions": _partitions, **fetches, **derived})
+
+
+_GUARDED: dict[type, type] = {
+    base: _guarded(base) for base in (AsyncResult, AsyncScalarResult, AsyncMappingResult)
+}
+
+
+class GuardedTransaction(AsyncSessionTransaction):
+    """What ``begin()`` and ``begin_nested()`` return: guarded when it is entered and when it is left."""
+
+    __slots__ = ("held", "level", "task")
+
+    held: HeldSession
+    task: asyncio.Task[Any] | None
+    level: Level | None
+
+    def __init__(self, held: HeldSession, *, nested: bool) -> None:
+        super().__init__(held.object, nested=nested)
+        self.held = held
+        self.level = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.sync_transaction is not None and self.is_active
+
+    def stands_around(self, frame: Frame) -> bool:
+        return self.task is asyncio.current_task()
+
+    @property
+    def _what(self) -> str:
+        return "begin_nested()" if self.nested else "begin()"
+
+    async def start(self, is_ctxmanager: bool = False) -> "GuardedTransaction":
+        frame = self.held.owner.here()
+        unit = usable_unit(frame, self._what)
+        if self.nested:
+            refuse_sibling(unit, frame)
+        else:
+            refuse_in_block(unit, self._what)
+        owed = self.held.claim(self._what)
+        try:
+            await super().start(is_ctxmanager)
+        finally:
+            if owed:
+                self.held.give_up()
+        self.task = asyncio.current_task()
+        if self.nested:
+            self.level = unit.callbacks.open()
+            unit.savepoints.append(self)
+        return self
+
+    async def commit(self) -> None:
+        unit = self._unit("the commit of " + self._what)
+        if not self.nested:
+            self._refuse_commit(unit)
+        await self._end(unit, "commit", lambda: self._commit(super(GuardedTransaction, self).commit))
+
+    async def rollback(self) -> None:
+        unit = self._unit("the rollback of " + self._what)
+        await self._end(unit, "rollback", super().rollback, lost=True)
+
+    async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
+        try:
+            unit = self._unit("the end of " + self._what)
+        except ScopeError:
+            if value is None:
+                raise
+            return  # the scope has ended, and its exit has rolled back what stood here
+        leave = super().__aexit__
+
+        async def end() -> None:
+            error = value
+            try:
+                if error is None and self.is_active:
+                    if not self.nested:
+                        self._refuse_commit(unit)
+                    await self._commit(super(GuardedTransaction, self).commit)
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                await leave(None if error is None else type(error), error, None)
+
+        try:
+            await self._end(unit, "the end of " + self._what, end, lost=value is not None)
+        except ConcurrentUseError as error:
+            if value is None:
+                raise
+            unit.failure = unit.failure or value
+            add_notes(value, [error])
+
+    def _unit(self, what: str) -> Unit:
+        return usable_unit(self.held.owner.here(), what)
+
+    def _refuse_commit(self, unit: Unit) -> None:
+        refuse_in_block(unit, "The end of begin()")
+        refuse_marked(unit, self.held.owner)
+
+    async def _commit(self, commit: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self.nested:
+            await commit()
+        else:
+            await self.held.commit(commit)
+
+    async def _end(
+        self, unit: Unit, operation: str, end: Callable[[], Coroutine[Any, Any, None]], *, lost: bool = False
+    ) -> None:
+        """End it by ``end``, to its end, with the callbacks that belong to it."""
+
+        async def work() -> tuple[Outcome | None, BaseException | None]:
+            error: BaseException | None = None
+            try:
+                await end()
+            except Exception as failure:
+                error = failure
+            outcome = Outcome.ROLLED_BACK if lost or error is not None else Outcome.COMMITTED
+            if self.nested:
+                return None, await self._end_level(unit, outcome, error)
+            if self.held.unknown:
+                outcome = Outcome.UNKNOWN
+            return outcome, error
+
+        await conclude(unit, unit.callbacks, [self.held], operation, work)
+
+    async def _end_level(
+        self, unit: Unit, outcome: Outcome, error: BaseException | None
+    ) -> BaseException | None:
+        if self in unit.savepoints:
+            del unit.savepoints[unit.savepoints.index(self) :]
+        if self.level is None:
+            return error
+        failures = await run_callbacks(unit.callbacks.close(self.level, outcome))
+        if error is not None:
+            add_notes(error, failures)
+        return error or one_error(failures, "Callbacks failed")

@@ -1,0 +1,435 @@
+"""The scope: what it offers while it is open, and how it is entered and left."""
+
+import asyncio
+import warnings
+import weakref
+from asyncio import _get_running_loop as running_loop
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from contextvars import Token
+from functools import wraps
+from inspect import iscoroutinefunction, unwrap
+from types import CodeType, TracebackType
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+
+from ._callbacks import Callback, Outcome
+from ._cleanup import add_notes, one_error, run_to_completion
+from ._ending import Ending, commit_in_order, conclude, roll_back_all
+from ._frame import (
+    CLOSED,
+    CLOSING,
+    NEW,
+    NO_SCOPE,
+    UNUSED,
+    Frame,
+    Owner,
+    Unit,
+    current,
+    foreign_message,
+    leave,
+    nearest_open,
+    refuse_in_block,
+    refuse_marked,
+    rollback_only_error,
+    usable_unit,
+)
+from .exceptions import ForeignThreadError, ScopeError
+
+D = TypeVar("D")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_MISSING = Token.MISSING
+_get_current, _set_current, _reset_current = current.get, current.set, current.reset
+
+
+class Options(NamedTuple):
+    """How a scope is to run, as given to ``scope()``."""
+
+    commit: bool = False
+    readonly: bool = False
+    name: str | Callable[[], str] | None = None
+    close_timeout: float | None = 10.0
+
+
+class Scope(Owner):
+    """A unit of work: the sessions that are touched while it is current live in it and end with it.
+
+    Made by `scope()`, entered once by ``async with``. A scope compares and hashes as itself.
+    """
+
+    __slots__ = ("code", "instruction", "link", "options")
+    code: CodeType
+    instruction: int
+    """Where in ``code`` it was opened; below zero: at its first line."""
+    link: "Token[Frame] | tuple[weakref.ref[Frame], ...] | None"
+    """While open the token; then what was still open around it."""
+    options: Options
+
+    @property
+    def token(self) -> "Token[Frame] | None":
+        """The ``Token`` of the one ContextVar that the entry returned; ``None`` before and after."""
+        link = self.link
+        return link if isinstance(link, Token) else None
+
+    @property
+    def name(self) -> str:
+        """The name given, else the qualified name of the function that opened the scope."""
+        name = self.options.name
+        if name is None:
+            return self.code.co_qualname
+        return name if isinstance(name, str) else name()
+
+    @property
+    def opened_at(self) -> str:
+        """Where the scope was opened: ``"app.py:41"``."""
+        return f"{self.code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{self.line}"
+
+    @property
+    def line(self) -> int:
+        """The line of ``opened_at``."""
+        line = None
+        if self.instruction >= 0:
+            line = list(self.code.co_positions())[self.instruction // 2][0]
+        return line or self.code.co_firstlineno
+
+    @property
+    def readonly(self) -> bool:
+        """Whether its sessions may only read."""
+        return self.options.readonly
+
+    @property
+    def parent(self) -> "Scope | None":
+        """The nearest enclosing scope that is still open; ``None`` without one and from the exit on."""
+        frame = NO_SCOPE if self.unit is CLOSED else nearest_open(self.outer)
+        scope = frame.owner
+        return scope if isinstance(scope, Scope) else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the scope has ended."""
+        return self.unit is CLOSED
+
+    def __repr__(self) -> str:
+        states = {id(NEW): "new", id(CLOSING): "closing", id(CLOSED): "closed"}
+        return f"<Scope {self.name} opened at {self.opened_at}, {states.get(id(self.unit), 'open')}>"
+
+    async def commit(self) -> None:
+        """Commit every session of the scope in the order of first use, then run the callbacks.
+
+        When one fails, those after it are rolled back. Raises what the commit raised; `RollbackOnlyError`
+        when the scope is marked; `ScopeError` while a joined or nested block is open;
+        `ConcurrentUseError` while another task's operation is in flight; `ScopeClosedError`;
+        `ForeignThreadError`.
+        """
+        unit = self._usable("scope.commit()")
+        refuse_in_block(unit, "scope.commit()")
+        refuse_marked(unit, self)
+        holdings = list(unit.values())
+
+        async def work() -> tuple[Outcome | None, BaseException | None]:
+            error = await commit_in_order(holdings)
+            if error is None:
+                return Outcome.COMMITTED, None
+            unknown = any(held.outcome_unknown for held in holdings)
+            add_notes(error, await roll_back_all(holdings))
+            return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), error
+
+        await conclude(unit, unit.callbacks, holdings, "commit", work)
+
+    async def rollback(self) -> None:
+        """Roll back every session of the scope, newest first, clear the mark, and run the callbacks.
+
+        Raises what a rollback raised; `ScopeError` while a joined or nested block is open;
+        `ConcurrentUseError` while another task's operation is in flight; `ScopeClosedError`;
+        `ForeignThreadError`.
+        """
+        unit = self._usable("scope.rollback()")
+        refuse_in_block(unit, "scope.rollback()")
+        holdings = list(unit.values())
+
+        async def work() -> tuple[Outcome | None, BaseException | None]:
+            failures = await roll_back_all(holdings)
+            unit.rollback_only, unit.failure = False, None
+            return Outcome.ROLLED_BACK, one_error(failures, "The rollback failed")
+
+        await conclude(unit, unit.callbacks, holdings, "rollback", work)
+
+    async def release(self) -> None:
+        """Give the scope's connections back to the pool while the scope stays open.
+
+        For a slow call in the middle of a unit of work. Loaded objects stay attached and loaded, no callback
+        runs, and the next use takes a connection again, in a new transaction. Raises `ScopeError`, and
+        changes nothing, when something would be lost or is going on: pending changes, anything written or
+        locked in the transaction, an open nested block, ``begin()`` or stream, an operation in flight.
+        """
+        unit = self._usable("scope.release()")
+        refuse_in_block(unit, "scope.release()")
+        holdings = list(unit.values())
+
+        async def work() -> tuple[Outcome | None, BaseException | None]:
+            for held in holdings:
+                if reason := await held.refuse_release():
+                    return None, ScopeError(f"scope.release() of {held.label}: {reason}")
+            for held in holdings:
+                await held.give_back()
+            return None, None
+
+        await conclude(unit, unit.callbacks, holdings, "release", work)
+
+    def after_commit(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
+        """Run ``fn(*args)`` once the work since the last outcome is committed; an async ``fn`` is awaited.
+
+        Callbacks run once, in order, in the scope, when its connections are free; registered inside a
+        savepoint they follow its fate. What they raise is raised when all have run. Raises
+        `ScopeClosedError`, `ForeignThreadError`.
+        """
+        self._usable("after_commit()").callbacks.add(Callback(Outcome.COMMITTED, fn, args))
+
+    def after_rollback(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
+        """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`."""
+        self._usable("after_rollback()").callbacks.add(Callback(Outcome.ROLLED_BACK, fn, args))
+
+    @property
+    def rollback_only(self) -> bool:
+        """Whether the work can only be rolled back; may be set to ``True``, and `rollback` clears it.
+
+        Set by hand, the exit (in a nested block: the block's end) rolls back without an error, and an
+        explicit commit raises `RollbackOnlyError`. Inside a joined block it is that block's failure.
+        Raises `ScopeError` when set to ``False``, `ScopeClosedError`, `ForeignThreadError`.
+        """
+        return self.here().marked
+
+    @rollback_only.setter
+    def rollback_only(self, value: bool) -> None:
+        if not value:
+            raise ScopeError("rollback_only can be set to True only: `await scope.rollback()` clears it.")
+        self._usable("rollback_only")
+        self.here().mark()
+
+    def _usable(self, what: str) -> Unit:
+        return usable_unit(self.here(), what)
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+        """Decorate a coroutine function: each call runs in a fresh scope. Else `TypeError`."""
+        return decorate(function, self.options, new_scope)
+
+    # What a frame is asked.
+
+    @property
+    def owner(self) -> "Scope":
+        return self
+
+    @property
+    def outer(self) -> Frame:
+        link = self.link
+        if isinstance(link, Token):
+            return NO_SCOPE if link.old_value is Token.MISSING else link.old_value
+        for reference in link or ():
+            if (frame := reference()) is not None and frame.is_open:
+                return frame
+        return NO_SCOPE
+
+    @property
+    def is_open(self) -> bool:
+        return self.unit is not CLOSED
+
+    def unit_in_use(self) -> Unit | None:
+        if self.unit is UNUSED:
+            self.unit = Unit()
+        return None if self.unit is CLOSING or self.unit is CLOSED or self.unit is NEW else self.unit
+
+    @property
+    def marked(self) -> bool:
+        return self.unit.rollback_only or self.unit.failure is not None
+
+    def mark(self) -> None:
+        self.unit.rollback_only = True
+
+    # How it is entered and left. What stands in these two is paid by every scope.
+
+    async def __aenter__(self) -> "Scope":
+        if self.unit is not NEW:
+            raise ScopeError(
+                f"{self!r} was entered before. A scope() is entered once: write `async with scope(): ...` "
+                "anew, or decorate the function, which opens a fresh scope on each call."
+            )
+        self.loop = running_loop()
+        self.unit = UNUSED
+        self.link = _set_current(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.unit is not UNUSED:
+            await self._end(exc)
+            return
+        self.unit = CLOSED
+        token: Any = self.link
+        if _get_current() is self and token.old_value is _MISSING:
+            try:
+                _reset_current(token)
+                self.link = None
+                return
+            except ValueError:  # entered in another Context, of which this one is a copy
+                pass
+        self._leave(token)
+
+    def _leave(self, token: "Token[Frame]") -> None:
+        """Leave what a fast exit does not: keep no more than weak references to what is open around."""
+        leave(self, token)
+        around: list[weakref.ref[Frame]] = []
+        frame = nearest_open(self)
+        while frame is not NO_SCOPE:
+            around.append(weakref.ref(frame))
+            frame = nearest_open(frame.outer)
+        self.link = tuple(around) or None
+
+    async def _end(self, exc: BaseException | None) -> None:
+        """Leave a scope that holds something."""
+        if self.unit in (NEW, CLOSING, CLOSED):
+            raise ScopeError(f"{self!r} cannot be left: it has not been entered, or it is being left already.")
+        token: Any = self.link
+        unit, self.unit = self.unit.take(), CLOSING
+        failures: list[BaseException] = []
+        cancellation: asyncio.CancelledError | None = None
+        if self.loop is not running_loop():
+            failures.append(ForeignThreadError(foreign_message(self, "Leaving the scope")))
+            for held in unit.values():
+                held.abort()
+        elif unit.must_conclude or not all(held.is_idle for held in unit.values()):
+            task, cancellation = await run_to_completion(self._finish(unit, exc))
+            if task.cancelled():  # the loop is shutting down
+                cancellation = cancellation or asyncio.CancelledError()
+            else:
+                failures = task.result()
+        else:
+            for held in reversed(unit.values()):
+                try:
+                    held.close_in_place()
+                except Exception as error:
+                    failures.append(error)
+        unit.clear()
+        self.unit = CLOSED
+        self._leave(token)
+        if on_its_way := cancellation or exc:
+            add_notes(on_its_way, failures)
+        error = cancellation or (
+            None
+            if exc is not None
+            else one_error(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
+        )
+        if error is not None:
+            raise error
+
+    async def _finish(self, unit: Unit, exc: BaseException | None) -> list[BaseException]:
+        _set_current(Exit(self, unit))
+        ending = Ending(unit, unit.callbacks, scope_name=self.name, close_timeout=self.options.close_timeout)
+        commit = self.options.commit and exc is None
+        if commit and unit.failure is not None:
+            ending.failures.append(rollback_only_error(self, unit.failure))
+        elif commit and unit.blocks:
+            ending.failures.append(ScopeError(
+                f"The scope {self.name}, opened at {self.opened_at}, was left while a block that joined it "
+                "or nests in it is still open in another task, so it was rolled back. Await that task first."
+            ))
+        return await ending.run(
+            commit=commit and not (ending.failures or unit.rollback_only),
+            rolled_back=bool(exc is not None or ending.failures or unit.rollback_only or unit.failure),
+        )
+
+    def __del__(self) -> None:
+        if self.unit is not CLOSED and self.unit is not NEW:
+            warnings.warn(
+                f"The scope {self.name}, opened at {self.opened_at}, was never left: "
+                "use `async with scope(): ...`.",
+                ResourceWarning,
+                source=self,
+            )
+
+
+def new_scope(options: Options, code: CodeType, instruction: int) -> Scope:
+    """A scope that is not entered yet."""
+    self = Scope()
+    self.options = options
+    self.code = code
+    self.instruction = instruction
+    self.unit = NEW
+    return self
+
+
+def decorate(
+    function: Callable[P, Coroutine[Any, Any, T]],
+    options: Options,
+    make: Callable[[Options, CodeType, int], AbstractAsyncContextManager[Scope]],
+) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Run each call of ``function`` in what ``make`` makes."""
+    if not iscoroutinefunction(function):
+        raise TypeError(
+            f"scope() decorates coroutine functions (`async def` without `yield`), not {function!r}. Inside "
+            "of anything else use `async with scope(): ...`."
+        )
+    code = getattr(unwrap(function), "__code__", _NO_CODE)
+    if options.name is None:
+        options = options._replace(name=getattr(function, "__qualname__", None))
+
+    @wraps(function)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        async with make(options, code, -1):
+            return await function(*args, **kwargs)
+
+    return run
+
+
+_NO_CODE = (lambda: None).__code__
+
+
+class Exit(Frame):
+    """What is current while a scope is left: its hooks and callbacks still find what the scope holds."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Scope, unit: Unit) -> None:
+        self.scope = scope
+        self.unit = unit
+
+    @property
+    def owner(self) -> Scope:
+        return self.scope
+
+    @property
+    def outer(self) -> Frame:
+        return self.scope.outer
+
+    @property
+    def is_open(self) -> bool:
+        return self.scope.unit is CLOSING
+
+    def unit_in_use(self) -> Unit | None:
+        return self.unit if self.scope.unit is CLOSING else None
+
+
+_NO_DEFAULT: Any = object()
+
+
+@overload
+def current_scope() -> Scope: ...
+@overload
+def current_scope(default: D) -> Scope | D: ...
+def current_scope(default: Any = _NO_DEFAULT) -> Any:
+    """The scope that is current.
+
+    ``default``: returned when there is none, instead of raising `NoScopeError`. Raises `ScopeClosedError`
+    when the one that is current here has ended.
+    """
+    frame = _get_current()
+    scope = frame.owner
+    if scope is None and default is not _NO_DEFAULT:
+        return default
+    if scope is None or frame.unit_in_use() is None:
+        usable_unit(frame, "current_scope()")
+    return scope

@@ -1,0 +1,374 @@
+"""AsyncScopedSession: the proxy of the current scope's AsyncSession, and its table of names."""
+
+from asyncio import _get_running_loop as running_loop
+from asyncio import current_task
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from warnings import warn
+
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+
+from ._callbacks import Outcome
+from ._database import is_retryable as is_retryable
+from ._ending import conclude
+from ._frame import Unit, current, foreign_message, refuse_in_block, refuse_marked, usable_unit
+from ._guarded import GuardedTransaction, guard
+from ._proxy import Kind, Name, Proxy
+from ._resource import find
+from ._session import HeldSession
+from .exceptions import ForeignThreadError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.ext.asyncio.session import AsyncSessionTransaction
+
+    _Session = AsyncSession
+else:
+
+    class _Session:
+        """To a type checker the proxy has all that an AsyncSession has; at run time it has its table."""
+
+        __slots__ = ()
+
+
+S = TypeVar("S", bound=AsyncSession)
+_get_current = current.get
+_2_1 = (2, 1)
+
+_NAMES: dict[str, Name] = {
+    "aclose": Name(Kind.ENDING),
+    "add": Name(Kind.METHOD),
+    "add_all": Name(Kind.METHOD),
+    "autoflush": Name(Kind.WRITABLE),
+    "begin": Name(Kind.TRANSACTION),
+    "begin_nested": Name(Kind.TRANSACTION),
+    "bind": Name(Kind.WRITABLE),
+    "binds": Name(Kind.ATTRIBUTE, _2_1),
+    "close": Name(Kind.ENDING),
+    "commit": Name(Kind.ENDING),
+    "connection": Name(Kind.DRIVER),
+    "delete": Name(Kind.OPERATION),
+    "delete_all": Name(Kind.OPERATION, _2_1),
+    "deleted": Name(Kind.ATTRIBUTE),
+    "dirty": Name(Kind.ATTRIBUTE),
+    "execute": Name(Kind.OPERATION),
+    "execution_options": Name(Kind.WRITABLE, _2_1),
+    "expire": Name(Kind.METHOD),
+    "expire_all": Name(Kind.METHOD),
+    "expunge": Name(Kind.METHOD),
+    "expunge_all": Name(Kind.METHOD),
+    "flush": Name(Kind.OPERATION),
+    "get": Name(Kind.OPERATION),
+    "get_async_bind": Name(Kind.METHOD, _2_1),
+    "get_bind": Name(Kind.METHOD),
+    "get_nested_transaction": Name(Kind.METHOD),
+    "get_one": Name(Kind.OPERATION),
+    "get_transaction": Name(Kind.METHOD),
+    "identity_map": Name(Kind.WRITABLE),
+    "in_nested_transaction": Name(Kind.METHOD),
+    "in_transaction": Name(Kind.METHOD),
+    "info": Name(Kind.ATTRIBUTE),
+    "invalidate": Name(Kind.ENDING),
+    "is_active": Name(Kind.ATTRIBUTE),
+    "is_modified": Name(Kind.METHOD),
+    "merge": Name(Kind.OPERATION),
+    "merge_all": Name(Kind.OPERATION, _2_1),
+    "new": Name(Kind.ATTRIBUTE),
+    "no_autoflush": Name(Kind.ATTRIBUTE),
+    "refresh": Name(Kind.OPERATION),
+    "reset": Name(Kind.ENDING),
+    "rollback": Name(Kind.ENDING),
+    "run_sync": Name(Kind.DRIVER),
+    "scalar": Name(Kind.OPERATION),
+    "scalars": Name(Kind.OPERATION),
+    "stream": Name(Kind.STREAM),
+    "stream_scalars": Name(Kind.STREAM),
+}
+"""What `async_scoped_session` documents as proxied, and what `AsyncSession` documents and it forgot."""
+
+_WRITTEN_OUT = frozenset({"close_all", "configure", "identity_key", "object_session", "registry", "remove",
+                          "session_factory"})  # fmt: skip
+"""What is no delegate: the class methods, and what the proxy does itself."""
+
+_REFUSED: dict[str, str] = {
+    "sync_session": "what is done on it is outside the guard",
+    "sync_session_class": "it says how sessions are made, which is the factory's to say",
+    "dispatch": "listen to the events of `Session().sync_session`, or of the factory's sync_session_class",
+    "bind_mapper": "the binds are the factory's to say: configure(binds=...)",
+    "bind_table": "the binds are the factory's to say: configure(binds=...)",
+}
+
+
+class AsyncScopedSession(Proxy, _Session, Generic[S]):
+    """The current scope's `AsyncSession`: made on first use, ended with the scope.
+
+    A drop-in for SQLAlchemy's ``async_scoped_session`` without its scope function. ``session_factory``: an
+    ``async_sessionmaker``, or anything that makes a session when called. ``readonly_bind``: the engine of a
+    replica; in a ``readonly`` scope it replaces every bind of the session. Every name raises `NoScopeError`
+    without a scope, `ScopeClosedError` in one that has ended, `ForeignThreadError` outside its event loop;
+    coroutine methods raise `ConcurrentUseError` while another task's is in flight.
+    """
+
+    _names = _NAMES
+    _refused = _REFUSED
+
+    session_factory: "async_sessionmaker[S]"
+    """What makes the sessions."""
+    registry: "Registry[S]"
+    """The session of the current scope: ``has()``, ``set()``, ``clear()``, and a call."""
+
+    # fastapi-pagination, sqlakeyset, polyfactory and others look for just this before they call Session().
+    if not TYPE_CHECKING:
+        __class__ = property(lambda self: async_scoped_session)
+
+    def __init__(
+        self, session_factory: "async_sessionmaker[S]", *, readonly_bind: "AsyncEngine | None" = None
+    ) -> None:
+        self.__dict__.update(
+            session_factory=session_factory, registry=Registry(self), _readonly_bind=readonly_bind
+        )
+
+    def __call__(self, **kw: Any) -> S:
+        """The current scope's session itself; ``kw`` goes to the factory when there is none yet.
+
+        What is done on it is outside the guard against concurrent use. Raises SQLAlchemy's ``InvalidRequestError`` for
+        ``kw`` when the session is there already.
+        """
+        if kw:
+            if self.registry.has():
+                raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
+            return cast("S", find(self, "Session()", lambda unit: self._make(**kw)).object)
+        return cast("S", self._find("").object)
+
+    def configure(self, **kw: Any) -> None:
+        """Reconfigure the factory; warns when the current scope has its session already."""
+        if self.registry.has():
+            warn(
+                "At least one scoped session is already present. configure() can not affect sessions that have "
+                "already been created.",
+                stacklevel=2,
+            )
+        self.session_factory.configure(**kw)
+
+    async def remove(self) -> None:
+        """Close the current scope's session, if there is one, and forget it; the next use makes another."""
+        unit = usable_unit(_get_current(), "Session.remove()")
+        held = unit.get(self)
+        if not isinstance(held, HeldSession):
+            return
+
+        async def close() -> None:
+            try:
+                await held.close()
+            finally:
+                if unit.get(self) is held:
+                    del unit[self]
+
+        await _conclude(unit, held, "remove", close)
+
+    @classmethod
+    async def close_all(cls) -> None:
+        """Close all sessions of the process, as ``AsyncSession.close_all()``."""
+        await AsyncSession.close_all()
+
+    object_session = AsyncSession.object_session
+    identity_key = AsyncSession.identity_key
+
+    def __contains__(self, instance: object) -> bool:
+        return instance in self._find("in").object
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._find("iter").object)
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(_NO_CONTEXT_MANAGER)
+
+    async def __aexit__(self, *_: object) -> NoReturn:
+        raise TypeError(_NO_CONTEXT_MANAGER)
+
+    def __repr__(self) -> str:
+        return f"AsyncScopedSession({self.session_factory!r})"
+
+    def _target(self, name: str) -> AsyncSession:
+        return self._find(name).object
+
+    def _find(self, name: str) -> HeldSession:
+        return find(self, f"Session.{name}", self._make)
+
+    def _make(self, _: "Unit | None" = None, **kw: Any) -> HeldSession:
+        owner = _get_current().owner
+        assert owner is not None
+        if owner.readonly and self._readonly_bind is not None:
+            kw |= {"bind": self._readonly_bind, "binds": {}}
+        return HeldSession(self.session_factory(**kw), owner, readonly=owner.readonly)
+
+
+_NO_CONTEXT_MANAGER = (
+    "A scoped session is no context manager: the scope closes it. Write `async with scope(commit=True): ...` for "
+    "a unit of work, or `async with Session.begin(): ...` for a transaction within one."
+)
+
+
+class Registry(Generic[S]):
+    """The session of the current scope, as SQLAlchemy's ``ScopedRegistry``."""
+
+    def __init__(self, proxy: AsyncScopedSession[S]) -> None:
+        self._proxy = proxy
+
+    def __call__(self) -> S:
+        """The session; made when there is none."""
+        return self._proxy()
+
+    def has(self) -> bool:
+        """Whether there is one; ``False`` without a scope."""
+        unit = _get_current().unit_in_use()
+        return unit is not None and self._proxy in unit
+
+    def set(self, obj: S) -> None:
+        """Let ``obj`` be it; the scope closes it, and the one before, whose open work is rolled back."""
+        unit = usable_unit(_get_current(), "Session.registry.set()")
+        held = unit.get(self._proxy)
+        if isinstance(held, HeldSession) and held.object is obj:
+            return
+        self.clear()
+        owner = _get_current().owner
+        assert owner is not None
+        unit[self._proxy] = HeldSession(obj, owner, readonly=owner.readonly)
+
+    def clear(self) -> None:
+        """Forget it; the scope still closes it, and what is open in it is rolled back."""
+        unit = usable_unit(_get_current(), "Session.registry.clear()")
+        held = unit.pop(self._proxy, None)
+        if isinstance(held, HeldSession):
+            held.forgotten = True
+            if held.in_transaction:
+                unit.callbacks.postpone()
+            unit[held] = held
+
+
+async def _conclude(
+    unit: Unit, held: HeldSession, operation: str, end: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Run what ends the session's transaction in another way than by a commit."""
+
+    async def work() -> tuple[Outcome | None, BaseException | None]:
+        outcome = Outcome.ROLLED_BACK if held.in_transaction or operation == "rollback" else None
+        try:
+            await end()
+        except Exception as error:
+            held.abort()
+            return outcome, error
+        return outcome, None
+
+    await conclude(unit, unit.callbacks, [held], operation, work)
+
+
+async def _commit(unit: Unit, held: HeldSession) -> None:
+    async def work() -> tuple[Outcome | None, BaseException | None]:
+        try:
+            await held.commit()
+        except Exception as error:
+            return (Outcome.UNKNOWN if held.unknown else Outcome.ROLLED_BACK), error
+        return Outcome.COMMITTED, None
+
+    await conclude(unit, unit.callbacks, [held], "commit", work)
+
+
+def _operation(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def operation(*args: Any, **kwargs: Any) -> Any:
+        held: Any = _get_current().unit.get(proxy)
+        loop = running_loop()
+        if held is None or held.loop is not loop:
+            held = proxy._find(name)
+        if held.busy is not None and not held.claim(name):
+            return await getattr(held.object, name)(*args, **kwargs)
+        held.busy = current_task(loop)
+        held.operation = name
+        try:
+            return await getattr(held.object, name)(*args, **kwargs)
+        except BaseException as error:
+            held.failure = error
+            raise
+        finally:
+            held.busy = None
+            if held.released is not None:
+                held.wake()
+
+    return operation
+
+
+def _stream(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    start = _operation(proxy, name)
+
+    async def stream(*args: Any, **kwargs: Any) -> Any:
+        return guard(await start(*args, **kwargs), proxy._find(name))
+
+    return stream
+
+
+def _driver(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    run = _operation(proxy, name)
+
+    async def driver(*args: Any, **kwargs: Any) -> Any:
+        proxy._find(name).doubtful = True
+        return await run(*args, **kwargs)
+
+    return driver
+
+
+def _ending(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def ending() -> None:
+        held = proxy._find(name)
+        unit = usable_unit(_get_current(), f"Session.{name}()")
+        if name in ("commit", "rollback"):
+            refuse_in_block(unit, f"Session.{name}()")
+        if name == "commit":
+            refuse_marked(unit, held.owner)
+            await _commit(unit, held)
+        else:
+            await _conclude(unit, held, name, getattr(held.object, name))
+
+    return ending
+
+
+def _transaction(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., GuardedTransaction]:
+    def transaction() -> GuardedTransaction:
+        return GuardedTransaction(proxy._find(name), nested=name == "begin_nested")
+
+    return transaction
+
+
+def _method(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Any]:
+    def method(*args: Any, **kwargs: Any) -> Any:
+        held: Any = _get_current().unit.get(proxy)
+        if held is None or held.loop is not running_loop():
+            held = proxy._find(name)
+        return getattr(held.object, name)(*args, **kwargs)
+
+    return method
+
+
+def _named(make: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Let a delegate look like the method that it stands for."""
+
+    def named(proxy: AsyncScopedSession[Any], name: str) -> Any:
+        delegate = make(proxy, name)
+        delegate.__name__ = name
+        delegate.__qualname__ = f"AsyncScopedSession.{name}"
+        delegate.__doc__ = getattr(AsyncSession, name, delegate).__doc__
+        return delegate
+
+    return named
+
+
+_DELEGATES: dict[Kind, Callable[[Any, str], Any]] = {
+    Kind.OPERATION: _named(_operation),
+    Kind.STREAM: _named(_stream),
+    Kind.ENDING: _named(_ending),
+    Kind.DRIVER: _named(_driver),
+    Kind.TRANSACTION: _named(_transaction),
+    Kind.METHOD: _named(_method),
+}
+
+AsyncScopedSession._delegates = _DELEGATES
