@@ -1,14 +1,12 @@
 """What is asked of a database through SQLAlchemy: connections, their state, and what an error means."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from .exceptions import RollbackOnlyError, ScopeError
@@ -128,7 +126,7 @@ def refuse_broken_savepoints(session: Session) -> None:
                 "SAVEPOINT, so what is released would survive the outer rollback. Apply SQLAlchemy's recipe to the "
                 'engine: on the "connect" event set `dbapi_connection.isolation_level = None`, on the "begin" event '
                 'run `connection.exec_driver_sql("BEGIN")` ("Serializable isolation / Savepoints / Transactional '
-                'DDL" in its sqlite dialect\'s documentation).'
+                "DDL\" in its sqlite dialect's documentation)."
             )
 
 
@@ -156,5 +154,3 @@ def set_read_only(session: Session, transaction: object, connection: Connection)
     """The ``after_begin`` hook of a readonly scope's sessions: let PostgreSQL refuse every write."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-
-

@@ -1,98 +1,14 @@
-"""End the work of a scope, in its middle or at its exit: commit or roll back, run the callbacks, close."""
+"""The end of a scope that holds something: wait for others, commit or roll back, call back, close."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ._callbacks import Callbacks, Outcome, run_callbacks
-from ._cleanup import Budget, OutOfTimeError, add_notes, ends_the_task, one_error, to_its_end
-from ._held import Held, claim_all, give_up_all, hand_over, wait_until_released
+from ._cleanup import Budget, OutOfTimeError, ends_the_task
+from ._held import Held, wait_until_released
+from ._outcome import commit_in_order
 from .exceptions import ScopeCleanupError
-
-
-async def commit_in_order(holdings: Iterable[Held], budget: float | None = None) -> BaseException | None:
-    """Commit in the order of first use; stop at the first that fails and return its error.
-
-    ``budget``: the seconds that each may take; past them it is aborted, and its outcome is unknown.
-    """
-    committed: list[str] = []
-    for held in holdings:
-        if not held.in_transaction:
-            continue
-        try:
-            await Budget(budget).spend(held.commit(), held.abort)
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
-            if committed:
-                failure.add_note(f"Already committed before this failed: {', '.join(committed)}.")
-            return failure
-        committed.append(held.label)
-    return None
-
-
-async def roll_back_all(holdings: Sequence[Held]) -> list[BaseException]:
-    """Roll back newest first, each whatever the others do; returns what failed."""
-    failures: list[BaseException] = []
-    for held in reversed(holdings):
-        try:
-            await held.roll_back()
-        except BaseException as error:
-            held.abort()
-            if ends_the_task(error):
-                raise
-            failures.append(error)
-    return failures
-
-
-def _commit_timed_out(held: Held, seconds: float | None, error: OutOfTimeError) -> ScopeCleanupError:
-    failure = ScopeCleanupError(
-        f"The outcome of the commit of {held.label} is unknown: the database did not answer within "
-        f"close_timeout={seconds} s, and the connection was terminated. Look in the database before you "
-        "repeat the work."
-    )
-    failure.__cause__ = error.__cause__
-    return failure
-
-
-async def conclude(
-    objects: Mapping[object, Held],
-    callbacks: Callbacks,
-    holdings: Sequence[Held],
-    operation: str,
-    work: Callable[[], Awaitable[tuple[Outcome | None, BaseException | None]]],
-) -> None:
-    """Run ``work``, which ends transactions of ``holdings``, alone on them and to its end.
-
-    Then run the callbacks whose fate is known by that. ``work`` returns the outcome, ``None`` when it says
-    nothing about the fate, and the error to raise once the callbacks have run. Raises `ConcurrentUseError`
-    before anything is done.
-    """
-    claimed = claim_all(holdings, operation)
-    await to_its_end(_conclude(objects, callbacks, claimed, work))
-
-
-async def _conclude(
-    objects: Mapping[object, Held],
-    callbacks: Callbacks,
-    claimed: Sequence[Held],
-    work: Callable[[], Awaitable[tuple[Outcome | None, BaseException | None]]],
-) -> None:
-    hand_over(claimed)
-    try:
-        outcome, error = await work()
-    finally:
-        give_up_all(claimed)
-    if outcome is Outcome.COMMITTED and any(held.in_transaction for held in objects.values()):
-        outcome = None  # another session's work, or what this one went on with, is still open
-    failures = await run_callbacks(callbacks.settle(outcome)) if outcome is not None else []
-    if error is not None:
-        add_notes(error, failures)
-    else:
-        error = one_error(failures, "Callbacks failed")
-    if error is not None:
-        raise error
 
 
 class Ending:
@@ -144,12 +60,20 @@ class Ending:
 
     async def _wait_for_others(self) -> None:
         for held in self.holdings:
+            if held.busy is None:
+                continue
             try:
                 await self.budget.spend(wait_until_released(held), self.abort)
             except OutOfTimeError:
                 self.failures.append(self._out_of_time(f"{held.operation}() of another task"))
             if held.busy is not None:
-                self.abandoned.add(id(held))
+                self._abandon(held)
+
+    def _abandon(self, held: Held) -> None:
+        """Leave alone what another task still uses, and abort it once that task lets go of it."""
+        self.abandoned.add(id(held))
+        assert held.released is not None
+        held.released.add_done_callback(lambda _: held.abort())
 
     async def _conclude(self, *, commit: bool, rolled_back: bool) -> Outcome:
         if commit and not self.abandoned:
@@ -157,7 +81,9 @@ class Ending:
             if error is None:
                 return Outcome.COMMITTED
             self.failures.append(error)
-            unknown = any(held.outcome_unknown for held in self.holdings) or isinstance(error, ScopeCleanupError)
+            unknown = any(held.outcome_unknown for held in self.holdings) or isinstance(
+                error, ScopeCleanupError
+            )
             await self._roll_back()
             return Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK
         lost = await self._roll_back()

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarResult, AsyncSessionTransaction
 
 from ._callbacks import Level, Outcome, run_callbacks
+from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
 from ._cleanup import add_notes, one_error
-from ._ending import conclude
-from ._frame import Frame, Unit, refuse_in_block, refuse_marked, refuse_sibling, usable_unit
+from ._frame import Frame, Unit
+from ._outcome import Conclusion, conclude
 from ._session import HeldSession
 from .exceptions import ConcurrentUseError, ScopeError
 
@@ -178,7 +179,7 @@ class GuardedTransaction(AsyncSessionTransaction):
     ) -> None:
         """End it by ``end``, to its end, with the callbacks that belong to it."""
 
-        async def work() -> tuple[Outcome | None, BaseException | None]:
+        async def work() -> Conclusion:
             error: BaseException | None = None
             try:
                 await end()

@@ -2,29 +2,13 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from contextvars import Token
-from types import CodeType, TracebackType
+from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar
 
-from ._callbacks import Level, Outcome, run_callbacks
-from ._cleanup import add_notes, one_error, to_its_end
-from ._frame import (
-    NEW,
-    Frame,
-    Unit,
-    closed_message,
-    current,
-    frames_of,
-    leave,
-    nearest_open,
-    refuse_sibling,
-    rollback_only_error,
-    usable_unit,
-)
-from ._held import Held, Savepoint, claim_all, give_up_all, hand_over
-from ._scope import Options, Scope, decorate, new_scope
-from .exceptions import ConcurrentUseError, NoScopeError, ScopeClosedError, ScopeError
+from ._block import Block, Mandatory, Nested
+from ._frame import NEW
+from ._scope import Options, Scope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,223 +31,6 @@ class ScopeOpener(Protocol):
     ) -> Callable[P, Coroutine[Any, Any, T]]: ...
 
 
-class Block(Frame):
-    """A block that runs in the scope that is current, or in a new one where there is none."""
-
-    __slots__ = ("_outer", "_token", "failure", "own", "position", "rollback_only", "scope")
-    _outer: Frame
-    _token: "Token[Frame]"
-    own: Scope | None
-    """The scope that it opened, since there was none to run in."""
-    scope: Scope | None
-    """The scope that it runs in, while it is open."""
-
-    def __init__(self, options: Options, code: CodeType, instruction: int) -> None:
-        self.unit = NEW
-        self.own = self.scope = None
-        self.position = (options, code, instruction)
-        self.rollback_only = False
-        self.failure: BaseException | None = None
-        """What a block that joined this one failed with."""
-
-    async def __aenter__(self) -> Scope:
-        if self.unit is not NEW or self.own is not None:
-            raise ScopeError("This scope() was entered before: write `async with scope(...): ...` anew.")
-        frame = nearest_open(current.get())
-        if self._must_open(frame):
-            self.own = new_scope(*self.position)
-            return await self.own.__aenter__()
-        unit = usable_unit(frame, "scope(propagation=...)")
-        await self._open(unit, frame)
-        scope = frame.owner
-        assert isinstance(scope, Scope)
-        self.scope, self.unit, self._outer = scope, unit, frame
-        unit.blocks.append(self)
-        self._token = current.set(self)
-        return scope
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.own is not None:
-            await self.own.__aexit__(exc_type, exc, traceback)
-            return
-        scope = self.scope
-        if scope is None:
-            raise ScopeError("This scope(propagation=...) has not been entered, or it was left before.")
-        unit = self.unit_in_use()
-        try:
-            if unit is not None:
-                unit.blocks.remove(self)
-                await self._close(unit, scope, exc)
-            elif exc is None:
-                raise ScopeClosedError(closed_message(scope, "The end of a block that runs in another's scope"))
-        finally:
-            self.scope = None
-            leave(self, self._token)
-            self._outer = scope  # keep nothing else alive
-
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-        """Decorate a coroutine function: each call runs in a block of its own. Else `TypeError`."""
-        return decorate(function, self.position[0], type(self))
-
-    def _must_open(self, frame: Frame) -> bool:
-        return frame.owner is None or frame.unit_in_use() is None
-
-    async def _open(self, unit: Unit, frame: Frame) -> None:
-        """What the entry needs, before the block becomes current."""
-
-    async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
-        """Mark whatever this block's failure spoils: the nearest savepoint around it, or the scope."""
-        if exc is None and self.rollback_only:
-            exc = ScopeError("rollback_only was set in a block that joined the scope.")
-        if exc is not None:
-            spoil(unit, scope, self._outer, exc)
-
-    # What a frame is asked.
-
-    @property
-    def owner(self) -> Scope | None:
-        return self.scope if self.scope is not None else self._outer.owner  # type: ignore[return-value]
-
-    @property
-    def outer(self) -> Frame:
-        return self._outer
-
-    @property
-    def is_open(self) -> bool:
-        return self.scope is not None and self._outer.is_open
-
-    def unit_in_use(self) -> Unit | None:
-        return self._outer.unit_in_use() if self.scope is not None else None
-
-    @property
-    def marked(self) -> bool:
-        return self.rollback_only or self.failure is not None or self._outer.marked
-
-    def mark(self) -> None:
-        self.rollback_only = True
-
-
-class Mandatory(Block):
-    """A block that joins, and there must be something to join."""
-
-    __slots__ = ()
-
-    def _must_open(self, frame: Frame) -> bool:
-        if super()._must_open(frame):
-            raise NoScopeError(
-                'scope(propagation="mandatory") needs a scope to join, and none is open here. Call it from '
-                'within `async with scope(): ...`, or use propagation="join", which opens one if need be.'
-            )
-        return False
-
-
-class Nested(Block):
-    """A block in a savepoint on every session of the scope."""
-
-    __slots__ = ("level", "savepoints")
-    level: Level
-    savepoints: dict[Held, Savepoint]
-
-    def stands_around(self, frame: Frame) -> bool:
-        return any(around is self for around in frames_of(frame.owner, frame))
-
-    async def _open(self, unit: Unit, frame: Frame) -> None:
-        refuse_sibling(unit, frame)
-        holdings = list(unit.values())
-        claimed = claim_all(holdings, "the entry of a nested block")
-        self.savepoints = {}
-        try:
-            for held in holdings:
-                if (savepoint := await held.savepoint()) is not None:
-                    self.savepoints[held] = savepoint
-        except BaseException as error:
-            add_notes(error, await to_its_end(undo(list(self.savepoints.values()))))
-            raise
-        finally:
-            give_up_all(claimed)
-        self.level = unit.callbacks.open()
-        unit.savepoints.append(self)
-
-    async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
-        keep = exc is None and self.failure is None and not self.rollback_only
-        undone, failures = await self._settle(unit, keep=keep)
-        if exc is None and self.failure is not None:
-            refusal = rollback_only_error(scope, self.failure)
-            add_notes(refusal, failures)
-            failures = [refusal]
-        error = exc or one_error(failures, "The end of a nested block failed")
-        if error is not None and not undone:
-            spoil(unit, scope, self._outer, error)
-        if exc is not None:
-            add_notes(exc, failures)
-        elif error is not None:
-            raise error
-
-    async def _settle(self, unit: Unit, *, keep: bool) -> tuple[bool, list[BaseException]]:
-        """Release the savepoints or go back to them; returns whether nothing of a failure is left."""
-        if self not in unit.savepoints:
-            gone = ScopeError("The savepoint of a nested block is gone: the block around it has ended.")
-            return False, [gone]
-        try:
-            claimed = claim_all(list(unit.values()), "the end of a nested block")
-        except ConcurrentUseError as error:
-            return False, [error]
-        finally:
-            del unit.savepoints[unit.savepoints.index(self) :]
-        try:
-            failures, undone = await to_its_end(self._release_or_undo(unit, claimed, keep=keep))
-        finally:
-            give_up_all(claimed)
-        outcome = Outcome.ROLLED_BACK if failures or not keep else Outcome.COMMITTED
-        failures += await run_callbacks(unit.callbacks.close(self.level, outcome))
-        return undone, failures
-
-    async def _release_or_undo(
-        self, unit: Unit, claimed: list[Held], *, keep: bool
-    ) -> tuple[list[BaseException], bool]:
-        hand_over(claimed)
-        failures: list[BaseException] = []
-        if keep:
-            try:
-                for savepoint in reversed(self.savepoints.values()):
-                    await savepoint.release()
-                return [], True
-            except Exception as error:
-                failures.append(error)
-        begun = [held.beginning() for held in unit.values() if held not in self.savepoints]
-        lost = await undo([*self.savepoints.values(), *(savepoint for savepoint in begun if savepoint)])
-        return failures + lost, not lost
-
-    @property
-    def marked(self) -> bool:
-        return self.rollback_only or self.failure is not None
-
-
-async def undo(savepoints: Sequence[Savepoint]) -> list[BaseException]:
-    """Roll back to each, newest first; returns what failed."""
-    failures: list[BaseException] = []
-    for savepoint in reversed(savepoints):
-        try:
-            await savepoint.roll_back()
-        except Exception as error:
-            failures.append(error)
-    return failures
-
-
-def spoil(unit: Unit, scope: Scope, frame: Frame, failure: BaseException) -> None:
-    """Mark what a failed block leaves behind: the nearest nested block around it, else the scope."""
-    for around in frames_of(scope, frame):
-        if isinstance(around, Nested):
-            around.failure = around.failure or failure
-            return
-    unit.failure = unit.failure or failure
-
-
 _BLOCKS: dict[str, type[Block]] = {"join": Block, "nested": Nested, "mandatory": Mandatory}
 _DEFAULTS = Options()
 _getframe = sys._getframe
@@ -278,7 +45,9 @@ def checked_options(
 ) -> Options:
     """The options of a new scope. Raises `ValueError` for those that do not fit together."""
     if readonly and commit:
-        raise ValueError("scope(readonly=True, commit=True): a readonly scope has nothing to commit. Drop one.")
+        raise ValueError(
+            "scope(readonly=True, commit=True): a readonly scope has nothing to commit. Drop one."
+        )
     if close_timeout is not None and close_timeout < 0:
         raise ValueError(f"close_timeout is in seconds, or None for no bound, not {close_timeout!r}.")
     return Options(commit, readonly, name, close_timeout)
@@ -293,11 +62,15 @@ def _checked(
     close_timeout: float | None = 10.0,
 ) -> tuple[Propagation, Options]:
     if propagation != "new" and propagation not in _BLOCKS:
-        raise ValueError(f"propagation is one of 'new', {', '.join(map(repr, _BLOCKS))}, not {propagation!r}.")
+        raise ValueError(
+            f"propagation is one of 'new', {', '.join(map(repr, _BLOCKS))}, not {propagation!r}."
+        )
     return propagation, checked_options(
         commit=commit, readonly=readonly, name=name, close_timeout=close_timeout
     )
 
+
+_checked.__qualname__ = "scope"  # what a TypeError of a wrong option names
 
 if TYPE_CHECKING:
 

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
-from ._frame import Unit, current, foreign_message, usable_unit
+from ._checks import foreign_message, usable_unit
+from ._frame import Unit, current
 from ._held import Held
 from .exceptions import ForeignThreadError
 

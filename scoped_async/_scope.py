@@ -1,6 +1,5 @@
 """The scope: what it offers while it is open, and how it is entered and left."""
 
-import asyncio
 import warnings
 import weakref
 from asyncio import _get_running_loop as running_loop
@@ -13,27 +12,12 @@ from types import CodeType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from ._callbacks import Callback, Outcome
-from ._cleanup import add_notes, one_error, run_to_completion
-from ._ending import Ending, commit_in_order, conclude, roll_back_all
-from ._frame import (
-    CLOSED,
-    CLOSING,
-    NEW,
-    NO_SCOPE,
-    UNUSED,
-    Frame,
-    Owner,
-    Unit,
-    current,
-    foreign_message,
-    leave,
-    nearest_open,
-    refuse_in_block,
-    refuse_marked,
-    rollback_only_error,
-    usable_unit,
-)
-from .exceptions import ForeignThreadError, ScopeError
+from ._checks import refuse_in_block, refuse_marked, usable_unit
+from ._cleanup import add_notes, one_error
+from ._exit import end
+from ._frame import CLOSED, CLOSING, NEW, NO_SCOPE, UNUSED, Frame, Owner, Unit, current, leave, nearest_open
+from ._outcome import Conclusion, commit_all, conclude, release_all, roll_back_all
+from .exceptions import ScopeError
 
 D = TypeVar("D")
 P = ParamSpec("P")
@@ -126,16 +110,7 @@ class Scope(Owner):
         refuse_in_block(unit, "scope.commit()")
         refuse_marked(unit, self)
         holdings = list(unit.values())
-
-        async def work() -> tuple[Outcome | None, BaseException | None]:
-            error = await commit_in_order(holdings)
-            if error is None:
-                return Outcome.COMMITTED, None
-            unknown = any(held.outcome_unknown for held in holdings)
-            add_notes(error, await roll_back_all(holdings))
-            return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), error
-
-        await conclude(unit, unit.callbacks, holdings, "commit", work)
+        await conclude(unit, unit.callbacks, holdings, "commit", lambda: commit_all(holdings))
 
     async def rollback(self) -> None:
         """Roll back every session of the scope, newest first, clear the mark, and run the callbacks.
@@ -148,7 +123,7 @@ class Scope(Owner):
         refuse_in_block(unit, "scope.rollback()")
         holdings = list(unit.values())
 
-        async def work() -> tuple[Outcome | None, BaseException | None]:
+        async def work() -> Conclusion:
             failures = await roll_back_all(holdings)
             unit.rollback_only, unit.failure = False, None
             return Outcome.ROLLED_BACK, one_error(failures, "The rollback failed")
@@ -166,16 +141,7 @@ class Scope(Owner):
         unit = self._usable("scope.release()")
         refuse_in_block(unit, "scope.release()")
         holdings = list(unit.values())
-
-        async def work() -> tuple[Outcome | None, BaseException | None]:
-            for held in holdings:
-                if reason := await held.refuse_release():
-                    return None, ScopeError(f"scope.release() of {held.label}: {reason}")
-            for held in holdings:
-                await held.give_back()
-            return None, None
-
-        await conclude(unit, unit.callbacks, holdings, "release", work)
+        await conclude(unit, unit.callbacks, holdings, "release", lambda: release_all(holdings))
 
     def after_commit(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
         """Run ``fn(*args)`` once the work since the last outcome is committed; an async ``fn`` is awaited.
@@ -291,56 +257,23 @@ class Scope(Owner):
 
     async def _end(self, exc: BaseException | None) -> None:
         """Leave a scope that holds something."""
-        if self.unit in (NEW, CLOSING, CLOSED):
-            raise ScopeError(f"{self!r} cannot be left: it has not been entered, or it is being left already.")
+        if self.unit is NEW or self.unit is CLOSING or self.unit is CLOSED:
+            raise ScopeError(f"{self!r} cannot be left: it was not entered, or it is left already.")
         token: Any = self.link
         unit, self.unit = self.unit.take(), CLOSING
-        failures: list[BaseException] = []
-        cancellation: asyncio.CancelledError | None = None
-        if self.loop is not running_loop():
-            failures.append(ForeignThreadError(foreign_message(self, "Leaving the scope")))
-            for held in unit.values():
-                held.abort()
-        elif unit.must_conclude or not all(held.is_idle for held in unit.values()):
-            task, cancellation = await run_to_completion(self._finish(unit, exc))
-            if task.cancelled():  # the loop is shutting down
-                cancellation = cancellation or asyncio.CancelledError()
-            else:
-                failures = task.result()
-        else:
-            for held in reversed(unit.values()):
-                try:
-                    held.close_in_place()
-                except Exception as error:
-                    failures.append(error)
+        options = self.options
+        failures, cancellation = await end(
+            self, unit, exc, commit=options.commit, close_timeout=options.close_timeout
+        )
         unit.clear()
         self.unit = CLOSED
         self._leave(token)
         if on_its_way := cancellation or exc:
             add_notes(on_its_way, failures)
-        error = cancellation or (
-            None
-            if exc is not None
-            else one_error(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
-        )
-        if error is not None:
-            raise error
-
-    async def _finish(self, unit: Unit, exc: BaseException | None) -> list[BaseException]:
-        _set_current(Exit(self, unit))
-        ending = Ending(unit, unit.callbacks, scope_name=self.name, close_timeout=self.options.close_timeout)
-        commit = self.options.commit and exc is None
-        if commit and unit.failure is not None:
-            ending.failures.append(rollback_only_error(self, unit.failure))
-        elif commit and unit.blocks:
-            ending.failures.append(ScopeError(
-                f"The scope {self.name}, opened at {self.opened_at}, was left while a block that joined it "
-                "or nests in it is still open in another task, so it was rolled back. Await that task first."
-            ))
-        return await ending.run(
-            commit=commit and not (ending.failures or unit.rollback_only),
-            rolled_back=bool(exc is not None or ending.failures or unit.rollback_only or unit.failure),
-        )
+        if cancellation is not None:
+            raise cancellation
+        if exc is None and failures:
+            raise one_error(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
 
     def __del__(self) -> None:
         if self.unit is not CLOSED and self.unit is not NEW:
@@ -386,31 +319,6 @@ def decorate(
 
 
 _NO_CODE = (lambda: None).__code__
-
-
-class Exit(Frame):
-    """What is current while a scope is left: its hooks and callbacks still find what the scope holds."""
-
-    __slots__ = ("scope",)
-
-    def __init__(self, scope: Scope, unit: Unit) -> None:
-        self.scope = scope
-        self.unit = unit
-
-    @property
-    def owner(self) -> Scope:
-        return self.scope
-
-    @property
-    def outer(self) -> Frame:
-        return self.scope.outer
-
-    @property
-    def is_open(self) -> bool:
-        return self.scope.unit is CLOSING
-
-    def unit_in_use(self) -> Unit | None:
-        return self.unit if self.scope.unit is CLOSING else None
 
 
 _NO_DEFAULT: Any = object()

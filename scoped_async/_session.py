@@ -1,9 +1,11 @@
 """What a scope holds of an AsyncSession: how it commits, rolls back, nests, gives back and closes."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 from sqlalchemy.orm import Session, SessionTransactionOrigin
 
@@ -30,7 +32,17 @@ if TYPE_CHECKING:
 class HeldSession(Held):
     """An `AsyncSession` in one scope."""
 
-    __slots__ = ("doubtful", "failure", "forgotten", "loop", "object", "owner", "readonly", "streams", "unknown")
+    __slots__ = (
+        "doubtful",
+        "failure",
+        "forgotten",
+        "loop",
+        "object",
+        "owner",
+        "readonly",
+        "streams",
+        "unknown",
+    )
 
     def __init__(self, session: AsyncSession, owner: Owner, *, readonly: bool) -> None:
         super().__init__()
@@ -175,7 +187,8 @@ class HeldSession(Held):
     async def savepoint(self) -> Savepoint | None:
         if not self.in_transaction:
             return self.beginning()
-        await self.object.connection()
+        with suppress(UnboundExecutionError):  # no default bind: its connections are known when they are used
+            await self.object.connection()
         await self.object.run_sync(refuse_broken_savepoints)
         return SavepointOfSession(self, await self.object.begin_nested())
 

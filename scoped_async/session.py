@@ -1,27 +1,22 @@
 """AsyncScopedSession: the proxy of the current scope's AsyncSession, and its table of names."""
 
-from asyncio import _get_running_loop as running_loop
-from asyncio import current_task
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from warnings import warn
 
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
-from ._callbacks import Outcome
+from ._checks import usable_unit
 from ._database import is_retryable as is_retryable
-from ._ending import conclude
-from ._frame import Unit, current, foreign_message, refuse_in_block, refuse_marked, usable_unit
-from ._guarded import GuardedTransaction, guard
+from ._delegates import DELEGATES, end_otherwise
+from ._frame import Unit, current
 from ._proxy import Kind, Name, Proxy
 from ._resource import find
 from ._session import HeldSession
-from .exceptions import ForeignThreadError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
-    from sqlalchemy.ext.asyncio.session import AsyncSessionTransaction
 
     _Session = AsyncSession
 else:
@@ -111,6 +106,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
     """
 
     _names = _NAMES
+    _delegates = DELEGATES
     _refused = _REFUSED
 
     session_factory: "async_sessionmaker[S]"
@@ -137,7 +133,9 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         """
         if kw:
             if self.registry.has():
-                raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
+                raise InvalidRequestError(
+                    "Scoped session is already present; no new arguments may be specified."
+                )
             return cast("S", find(self, "Session()", lambda unit: self._make(**kw)).object)
         return cast("S", self._find("").object)
 
@@ -165,7 +163,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
                 if unit.get(self) is held:
                     del unit[self]
 
-        await _conclude(unit, held, "remove", close)
+        await end_otherwise(unit, held, "remove", close)
 
     @classmethod
     async def close_all(cls) -> None:
@@ -245,130 +243,3 @@ class Registry(Generic[S]):
             if held.in_transaction:
                 unit.callbacks.postpone()
             unit[held] = held
-
-
-async def _conclude(
-    unit: Unit, held: HeldSession, operation: str, end: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    """Run what ends the session's transaction in another way than by a commit."""
-
-    async def work() -> tuple[Outcome | None, BaseException | None]:
-        outcome = Outcome.ROLLED_BACK if held.in_transaction or operation == "rollback" else None
-        try:
-            await end()
-        except Exception as error:
-            held.abort()
-            return outcome, error
-        return outcome, None
-
-    await conclude(unit, unit.callbacks, [held], operation, work)
-
-
-async def _commit(unit: Unit, held: HeldSession) -> None:
-    async def work() -> tuple[Outcome | None, BaseException | None]:
-        try:
-            await held.commit()
-        except Exception as error:
-            return (Outcome.UNKNOWN if held.unknown else Outcome.ROLLED_BACK), error
-        return Outcome.COMMITTED, None
-
-    await conclude(unit, unit.callbacks, [held], "commit", work)
-
-
-def _operation(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def operation(*args: Any, **kwargs: Any) -> Any:
-        held: Any = _get_current().unit.get(proxy)
-        loop = running_loop()
-        if held is None or held.loop is not loop:
-            held = proxy._find(name)
-        if held.busy is not None and not held.claim(name):
-            return await getattr(held.object, name)(*args, **kwargs)
-        held.busy = current_task(loop)
-        held.operation = name
-        try:
-            return await getattr(held.object, name)(*args, **kwargs)
-        except BaseException as error:
-            held.failure = error
-            raise
-        finally:
-            held.busy = None
-            if held.released is not None:
-                held.wake()
-
-    return operation
-
-
-def _stream(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    start = _operation(proxy, name)
-
-    async def stream(*args: Any, **kwargs: Any) -> Any:
-        return guard(await start(*args, **kwargs), proxy._find(name))
-
-    return stream
-
-
-def _driver(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    run = _operation(proxy, name)
-
-    async def driver(*args: Any, **kwargs: Any) -> Any:
-        proxy._find(name).doubtful = True
-        return await run(*args, **kwargs)
-
-    return driver
-
-
-def _ending(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def ending() -> None:
-        held = proxy._find(name)
-        unit = usable_unit(_get_current(), f"Session.{name}()")
-        if name in ("commit", "rollback"):
-            refuse_in_block(unit, f"Session.{name}()")
-        if name == "commit":
-            refuse_marked(unit, held.owner)
-            await _commit(unit, held)
-        else:
-            await _conclude(unit, held, name, getattr(held.object, name))
-
-    return ending
-
-
-def _transaction(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., GuardedTransaction]:
-    def transaction() -> GuardedTransaction:
-        return GuardedTransaction(proxy._find(name), nested=name == "begin_nested")
-
-    return transaction
-
-
-def _method(proxy: AsyncScopedSession[Any], name: str) -> Callable[..., Any]:
-    def method(*args: Any, **kwargs: Any) -> Any:
-        held: Any = _get_current().unit.get(proxy)
-        if held is None or held.loop is not running_loop():
-            held = proxy._find(name)
-        return getattr(held.object, name)(*args, **kwargs)
-
-    return method
-
-
-def _named(make: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-    """Let a delegate look like the method that it stands for."""
-
-    def named(proxy: AsyncScopedSession[Any], name: str) -> Any:
-        delegate = make(proxy, name)
-        delegate.__name__ = name
-        delegate.__qualname__ = f"AsyncScopedSession.{name}"
-        delegate.__doc__ = getattr(AsyncSession, name, delegate).__doc__
-        return delegate
-
-    return named
-
-
-_DELEGATES: dict[Kind, Callable[[Any, str], Any]] = {
-    Kind.OPERATION: _named(_operation),
-    Kind.STREAM: _named(_stream),
-    Kind.ENDING: _named(_ending),
-    Kind.DRIVER: _named(_driver),
-    Kind.TRANSACTION: _named(_transaction),
-    Kind.METHOD: _named(_method),
-}
-
-AsyncScopedSession._delegates = _DELEGATES
