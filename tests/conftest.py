@@ -1,0 +1,79 @@
+"""What every test may ask for: a PostgreSQL server, and engines that notice a lost connection."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from postgres import PostgresServer, postgres_server
+from watch import Gate, Watched, pool_of_one, shut_gate
+
+# It does not allow SQLAlchemy 2.1 yet, so only the extra `clients` brings it.
+collect_ignore = [] if find_spec("fastapi_users") else ["clients/test_fastapi_users.py"]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server of our own, that a test may stop and start; one per worker of pytest-xdist."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """The database for the tests: the user's in ``SCOPED_ASYNC_TEST_URL``, else one on our own server."""
+    url = os.environ.get("SCOPED_ASYNC_TEST_URL")
+    return url or request.getfixturevalue("postgres").url
+
+
+@pytest.fixture
+async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
+    """PostgreSQL by a pool of 5; every connection must be back in it when the test ends."""
+    engine = create_async_engine(postgres_url, pool_size=5, max_overflow=0, pool_timeout=5)
+    yield engine
+    await dispose(engine)
+
+
+@pytest.fixture
+async def watched(postgres_url: str) -> AsyncIterator[Watched]:
+    """A pool of one connection with an empty table, and the sessions on it; see ``watch``."""
+    async with pool_of_one(postgres_url) as watched:
+        yield watched
+
+
+@pytest.fixture
+async def gate(postgres_url: str) -> AsyncIterator[Gate]:
+    """A gate in the database that is shut."""
+    async with shut_gate(postgres_url) as gate:
+        yield gate
+
+
+@pytest.fixture
+async def sqlite_engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    """A sqlite file, with SQLAlchemy's recipe for savepoints that isolate: BEGIN is ours to send."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'test.db'}")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def leave_transactions_alone(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    yield engine
+    await dispose(engine)
+
+
+async def dispose(engine: AsyncEngine) -> None:
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)
+    still_out = pool.checkedout()
+    await engine.dispose()
+    assert still_out == 0, f"{still_out} connections are still checked out"
