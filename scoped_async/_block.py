@@ -1,5 +1,6 @@
 """Blocks that join the current scope, or nest in it."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Token
 from types import CodeType, TracebackType
@@ -7,11 +8,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
-from ._cleanup import add_notes, one_error, to_its_end
+from ._cleanup import add_notes, one_error, run_to_completion, to_its_end
 from ._frame import NEW, Frame, Unit, current, frames_of, leave, nearest_open
-from ._held import Held, Savepoint, claim_all, give_up_all, hand_over
+from ._held import Held, Savepoint, claim_all, give_up_all, hand_over, let_settle
 from ._scope import Options, Scope, decorate, new_scope
-from .exceptions import ConcurrentUseError, NoScopeError, ScopeClosedError, ScopeError
+from .exceptions import NoScopeError, ScopeClosedError, ScopeError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,15 +42,16 @@ class Block(Frame):
     async def __aenter__(self) -> Scope:
         if self.unit is not NEW or self.own is not None:
             raise ScopeError("This scope() was entered before: write `async with scope(...): ...` anew.")
-        frame = nearest_open(current.get())
-        if self._must_open(frame):
-            self.own = new_scope(*self.position)
+        frame = current.get()
+        if frame.unit_in_use() is None:  # no scope, or a dead one
+            self.own = self._new_scope()
             return await self.own.__aenter__()
-        unit = usable_unit(frame, "scope(propagation=...)")
+        self.unit = unit = usable_unit(frame, "scope(propagation=...)")
+        frame = nearest_open(frame)
         await self._open(unit, frame)
         scope = frame.owner
         assert isinstance(scope, Scope)
-        self.scope, self.unit, self._outer = scope, unit, frame
+        self.scope, self._outer = scope, frame
         self._base = frame._base if isinstance(frame, Block) else frame
         unit.blocks.append(self)
         self._token = current.set(self)
@@ -70,7 +72,6 @@ class Block(Frame):
         unit = self.unit_in_use()
         try:
             if unit is not None:
-                unit.blocks.remove(self)
                 await self._close(unit, scope, exc)
             elif exc is None:
                 raise ScopeClosedError(
@@ -79,20 +80,24 @@ class Block(Frame):
         finally:
             self.scope = None
             leave(self, self._token)
-            self._base = self._outer = scope  # keep nothing else alive
+            around = nearest_open(self._outer)
+            self._outer = around if isinstance(around, Block) and around.owner is scope else scope
+            self._base = scope  # keep nothing else alive
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorate a coroutine function: each call runs in a block of its own. Else `TypeError`."""
         return decorate(function, self.position[0], type(self))
 
-    def _must_open(self, frame: Frame) -> bool:
-        return frame.owner is None or frame.unit_in_use() is None
+    def _new_scope(self) -> Scope:
+        """What it opens when there is no scope to run in."""
+        return new_scope(*self.position)
 
     async def _open(self, unit: Unit, frame: Frame) -> None:
         """What the entry needs, before the block becomes current."""
 
     async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
         """Mark whatever this block's failure spoils: the nearest savepoint around it, or the scope."""
+        unit.blocks.remove(self)
         if exc is None and self.rollback_only:
             exc = ScopeError("rollback_only was set in a block that joined the scope.")
         if exc is not None:
@@ -113,7 +118,7 @@ class Block(Frame):
         return self.scope is not None and self._base.is_open
 
     def unit_in_use(self) -> Unit | None:
-        return self._base.unit_in_use() if self.scope is not None else None
+        return self._base.unit_in_use()  # after its end too: whoever inherited it is still in the scope
 
     @property
     def marked(self) -> bool:
@@ -128,13 +133,11 @@ class Mandatory(Block):
 
     __slots__ = ()
 
-    def _must_open(self, frame: Frame) -> bool:
-        if super()._must_open(frame):
-            raise NoScopeError(
-                'scope(propagation="mandatory") needs a scope to join, and none is open here. Call it from '
-                'within `async with scope(): ...`, or use propagation="join", which opens one if need be.'
-            )
-        return False
+    def _new_scope(self) -> Scope:
+        raise NoScopeError(
+            'scope(propagation="mandatory") needs a scope to join, and none is open here. Call it from '
+            'within `async with scope(): ...`, or use propagation="join", which opens one if need be.'
+        )
 
 
 class Nested(Block):
@@ -148,6 +151,8 @@ class Nested(Block):
         return any(around is self for around in frames_of(frame.owner, frame))
 
     async def _open(self, unit: Unit, frame: Frame) -> None:
+        for held in list(unit.values()):
+            await let_settle(held)
         refuse_sibling(unit, frame)
         holdings = list(unit.values())
         claimed = claim_all(holdings, "the entry of a nested block")
@@ -165,58 +170,74 @@ class Nested(Block):
         unit.savepoints.append(self)
 
     async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
+        claimed: list[Held] = []
+        failures: list[BaseException] = []
+        try:
+            if self not in unit.savepoints:
+                raise ScopeError("The savepoint of a nested block is gone: the block around it has ended.")
+            claimed = claim_all(list(unit.values()), "the end of a nested block")
+        except ScopeError as refusal:
+            failures.append(refusal)
+        task, cancellation = await run_to_completion(self._end(unit, scope, exc, claimed, failures))
+        failures = [] if task.cancelled() else task.result()
+        if task.cancelled():  # the loop is shutting down
+            cancellation = cancellation or asyncio.CancelledError()
+        if on_its_way := cancellation or exc:
+            add_notes(on_its_way, failures)
+        error = cancellation or (
+            None if exc is not None else one_error(failures, "A nested block failed to end")
+        )
+        if error is not None:
+            raise error
+
+    async def _end(
+        self,
+        unit: Unit,
+        scope: Scope,
+        exc: BaseException | None,
+        claimed: list[Held],
+        failures: list[BaseException],
+    ) -> list[BaseException]:
+        """What the helper task does: release the savepoints or go back to them, then call back."""
         keep = exc is None and self.failure is None and not self.rollback_only
-        undone, failures = await self._settle(unit, keep=keep)
+        undone = False
+        hand_over(claimed)
+        try:
+            if not failures:
+                failures, undone = await self._release_or_undo(unit, keep=keep)
+        finally:
+            give_up_all(claimed)
+        if self in unit.savepoints:
+            del unit.savepoints[unit.savepoints.index(self) :]
+        unit.blocks.remove(self)
+        current.set(self._outer)  # in this task's own Context: the callbacks run around the block
+        kept = keep and not failures
+        # What is left undone, or came too late to be undone, is for the block around to undo.
+        if (spoiled := self.failure if kept else None if undone else exc or failures[0]) is not None:
+            spoil(unit, scope, self._outer, spoiled)
+        lost = undone and not kept
+        ended = unit.callbacks.close(self.level, Outcome.ROLLED_BACK if lost else Outcome.COMMITTED)
         if exc is None and self.failure is not None:
             refusal = rollback_only_error(scope, self.failure)
             add_notes(refusal, failures)
             failures = [refusal]
-        error = exc or one_error(failures, "The end of a nested block failed")
-        if error is not None and not undone:
-            spoil(unit, scope, self._outer, error)
-        if exc is not None:
-            add_notes(exc, failures)
-        elif error is not None:
-            raise error
+        return failures + await run_callbacks(ended)
 
-    async def _settle(self, unit: Unit, *, keep: bool) -> tuple[bool, list[BaseException]]:
-        """Release the savepoints or go back to them; returns whether nothing of a failure is left."""
-        if self not in unit.savepoints:
-            gone = ScopeError("The savepoint of a nested block is gone: the block around it has ended.")
-            return False, [gone]
-        try:
-            claimed = claim_all(list(unit.values()), "the end of a nested block")
-        except ConcurrentUseError as error:
-            return False, [error]
-        finally:
-            del unit.savepoints[unit.savepoints.index(self) :]
-        try:
-            failures, undone = await to_its_end(self._release_or_undo(unit, claimed, keep=keep))
-        finally:
-            give_up_all(claimed)
-        outcome = Outcome.ROLLED_BACK if failures or not keep else Outcome.COMMITTED
-        failures += await run_callbacks(unit.callbacks.close(self.level, outcome))
-        return undone, failures
-
-    async def _release_or_undo(
-        self, unit: Unit, claimed: list[Held], *, keep: bool
-    ) -> tuple[list[BaseException], bool]:
-        hand_over(claimed)
+    async def _release_or_undo(self, unit: Unit, *, keep: bool) -> tuple[list[BaseException], bool]:
+        """Returns what failed, and whether nothing of the block's work is left."""
         failures: list[BaseException] = []
         if keep:
             try:
+                for savepoint in self.savepoints.values():
+                    await savepoint.refuse_spoiled()
                 for savepoint in reversed(self.savepoints.values()):
                     await savepoint.release()
-                return [], True
+                return [], False
             except Exception as error:
                 failures.append(error)
         begun = [held.beginning() for held in unit.values() if held not in self.savepoints]
         lost = await undo([*self.savepoints.values(), *(savepoint for savepoint in begun if savepoint)])
         return failures + lost, not lost
-
-    @property
-    def marked(self) -> bool:
-        return self.rollback_only or self.failure is not None
 
 
 async def undo(savepoints: Sequence[Savepoint]) -> list[BaseException]:

@@ -1,9 +1,8 @@
 """What may be done in a frame: each refusal with its own sentence."""
 
-from asyncio import _get_running_loop as running_loop
 from threading import current_thread
 
-from ._frame import CLOSING, Frame, Owner, Unit
+from ._frame import CLOSING, Frame, Owner, Unit, running_loop
 from .exceptions import (
     ConcurrentUseError,
     ForeignThreadError,
@@ -38,9 +37,9 @@ def closed_message(owner: Owner, what: str) -> str:
     """The sentence of `ScopeClosedError`."""
     state = "is closing" if owner.unit is CLOSING else "is closed"
     return (
-        f"{what}: the scope {owner.name} {state}: it was opened at {owner.opened_at} and its block has ended. "
-        "Whatever outlives a scope (a background task, a late child, a stream) needs one of its own. Open a "
-        "scope of your own: `async with scope(): ...`."
+        f"{what}: the scope {owner.name} {state}: it was opened at {owner.opened_at} and its block has "
+        "ended. Whatever outlives a scope (a background task, a late child, a stream) needs one of its own. "
+        "Open a scope of your own: `async with scope(): ...`."
     )
 
 
@@ -52,8 +51,9 @@ def foreign_message(owner: Owner, what: str) -> str:
     )
     return (
         f"{what}: the scope {owner.name}, opened at {owner.opened_at}, belongs to another event loop, "
-        f"{owner.loop!r}; this is {where}. Make the function async (`async def`), or hand the call "
-        "back to the loop: `anyio.from_thread.run(...)`."
+        f"{owner.loop!r}; this is {where}. Make the function async (`async def`; for FastAPI's "
+        "`Depends(Session)` write an `async def` that returns `Session()`), or hand the call back to the "
+        "loop: `anyio.from_thread.run(...)`."
     )
 
 
@@ -64,6 +64,14 @@ def refuse_in_block(unit: Unit, what: str) -> None:
             f"{what} inside a joined or nested block would end work that is not the block's own. To fail, "
             "raise an exception or set `current_scope().rollback_only = True`; to commit on your own, open "
             "`scope(commit=True)`."
+        )
+
+
+def refuse_in_savepoint(unit: Unit, what: str) -> None:
+    """Raise `ScopeError` while a savepoint is open, in whichever task."""
+    if any(savepoint.is_open for savepoint in unit.savepoints):
+        raise ScopeError(
+            f"{what} inside a nested block or begin_nested() would lose the savepoint. Leave it first."
         )
 
 

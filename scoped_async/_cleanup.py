@@ -42,12 +42,13 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 def ends_the_task(error: BaseException) -> bool:
     """Whether ``error`` ends the running task, rather than being a failure of the step that raised it.
 
-    A step may raise ``CancelledError`` of its own, when it awaits something that was cancelled.
+    A step may raise ``CancelledError`` of its own, when it awaits something that was cancelled, and
+    ``SystemExit`` and the like: these come out when all the other steps are done.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
-    return not isinstance(error, Exception)
+    return isinstance(error, GeneratorExit)  # the loop was closed over the task
 
 
 class OutOfTimeError(Exception):
@@ -100,8 +101,11 @@ def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:
             error.add_note(f"While the scope was left, this failed too: {failure!r}")
 
 
+def one_of(failures: Sequence[BaseException], message: str) -> BaseException:
+    """The only failure, or several as one group."""
+    return failures[0] if len(failures) == 1 else BaseExceptionGroup(message, failures)
+
+
 def one_error(failures: Sequence[BaseException], message: str) -> BaseException | None:
     """The only failure, several as one group, or nothing."""
-    if len(failures) > 1:
-        return BaseExceptionGroup(message, failures)
-    return failures[0] if failures else None
+    return one_of(failures, message) if failures else None

@@ -1,18 +1,29 @@
 """What is asked of a database through SQLAlchemy: connections, their state, and what an error means."""
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError, InterfaceError, UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
 from .exceptions import RollbackOnlyError, ScopeError
 
-_IN_FAILED_TRANSACTION = "25P02"
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult
+
+IN_FAILED_TRANSACTION = "25P02"
 _RETRYABLE = {"40001", "40P01"}
+WROTE_OR_LOCKED = (
+    "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, EXISTS (SELECT FROM pg_locks "
+    "WHERE pid = pg_backend_pid() AND granted AND (locktype = 'advisory' "
+    "OR locktype = 'relation' AND mode <> 'AccessShareLock'))"
+)
 _CONNECTION_LOST = ("08", "57P01", "57P02", "40003")
 _failed: "WeakSet[Connection]" = WeakSet()
 """Connections on which a statement failed since their last commit."""
@@ -20,8 +31,15 @@ _failed: "WeakSet[Connection]" = WeakSet()
 
 @event.listens_for(Engine, "handle_error")
 def _remember(context: ExceptionContext) -> None:
-    if context.connection is not None:
-        _failed.add(context.connection)
+    connection = context.connection
+    if connection is None:
+        return
+    _failed.add(connection)
+    # What has no statement is a COMMIT, a ROLLBACK or the like. One that the server did not answer leaves the
+    # connection in the middle of something, and SQLAlchemy would hand it back to the pool.
+    unanswered = context.statement is None and not was_answered(context.original_exception)
+    if unanswered and connection.dialect.name != "sqlite" and not connection.invalidated:
+        connection.invalidate()
 
 
 def connections_of(session: Session) -> list[Connection]:
@@ -29,20 +47,45 @@ def connections_of(session: Session) -> list[Connection]:
     transaction = session.get_transaction()
     if transaction is None:
         return []
-    # SQLAlchemy has no public list of them before 2.1; each stands there twice, with its engine as the key too.
-    return list({entry[0]: None for entry in transaction._connections.values()})
+    # There is no public list of them before SQLAlchemy 2.1. Each stands there twice, under its engine too.
+    entries = transaction._connections.values()  # pyright: ignore[reportPrivateUsage]
+    return list({entry[0]: None for entry in entries})
 
 
-def terminate(session: Session) -> None:
+def is_reset_by_close(session: Session) -> bool:
+    """Whether ``close()`` leaves the session as good as new, as it does by default."""
+    return session._close_state is _SessionCloseState.CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
+
+
+def terminate(connections: Iterable[Connection]) -> None:
     """Close the connections at once and give their places in the pool back; awaits nothing.
 
     Outside of a greenlet SQLAlchemy terminates a connection without waiting for the server.
     """
-    for connection in connections_of(session):
+    for connection in connections:
         try:
             connection.invalidate()
         except Exception:  # closed already, or a driver that cannot do without waiting
             continue
+
+
+def terminate_busy(connections: Iterable[Connection]) -> bool:
+    """Terminate those on which another task still runs something; returns whether there were any.
+
+    SQLAlchemy would hand such a one back as it is: its rollback sends nothing in AUTOCOMMIT, and while
+    the BEGIN of a first statement is under way. sqlite's driver puts the rollback in a queue behind the
+    statement.
+    """
+    busy = [
+        connection
+        for connection in connections
+        if connection.dialect.name != "sqlite" and not (connection.closed or connection.invalidated)
+        # The lock that SQLAlchemy's asyncio drivers hold during a statement; others have none.
+        if (lock := getattr(connection.connection.dbapi_connection, "_execute_mutex", None)) and lock.locked()
+    ]
+    for connection in busy:
+        connection.invalidate()
+    return bool(busy)
 
 
 def find_spoiled(session: Session) -> DBAPIError | None:
@@ -55,7 +98,7 @@ def find_spoiled(session: Session) -> DBAPIError | None:
             try:
                 connection.exec_driver_sql("SELECT 1")
             except DBAPIError as error:
-                if sqlstate(error) != _IN_FAILED_TRANSACTION:
+                if sqlstate(error) != IN_FAILED_TRANSACTION:
                     raise
                 return error
     return None
@@ -74,7 +117,7 @@ def forgive(session: Session) -> None:
 
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE of a database error, where the driver tells."""
-    original = getattr(error, "orig", None)
+    original = getattr(error, "orig", None) or error  # a fetch from a stream raises the driver's own
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     return state if isinstance(state, str) else None
 
@@ -88,6 +131,9 @@ def was_answered(error: BaseException) -> bool:
 def is_unknown(error: BaseException) -> bool:
     """Whether what failed was the COMMIT itself, without an answer: it may have happened."""
     if isinstance(error, DBAPIError):
+        driver_error = error.orig.__cause__ if error.orig is not None else None
+        if isinstance(error, InterfaceError) and type(driver_error).__module__.startswith("asyncpg."):
+            return False  # asyncpg raises it before it sends anything: it knows that the connection is closed
         # SQLAlchemy gives no statement to what is not one: BEGIN, COMMIT, ROLLBACK.
         lost = error.connection_invalidated or (sqlstate(error) or "").startswith(_CONNECTION_LOST)
         return error.statement is None and lost
@@ -103,13 +149,54 @@ def is_retryable(exc: BaseException) -> bool:
     ``@stamina.retry(on=is_retryable)`` over ``@scope(commit=True)``.
     """
     if isinstance(exc, BaseExceptionGroup):
-        return all(is_retryable(error) for error in exc.exceptions)
+        errors = cast("BaseExceptionGroup[BaseException]", exc).exceptions
+        return all(is_retryable(error) for error in errors)
     if isinstance(exc, RollbackOnlyError):
         return exc.__cause__ is not None and is_retryable(exc.__cause__)
     if not isinstance(exc, DBAPIError) or is_unknown(exc):
         return False
     state = sqlstate(exc) or ""
     return state in _RETRYABLE or exc.connection_invalidated or state.startswith(_CONNECTION_LOST)
+
+
+def has_changes(session: Session) -> bool:
+    """Whether a flush would have something to send."""
+    return bool(session.new or session.deleted) or any(session.is_modified(each) for each in session.dirty)
+
+
+def has_ended(transaction: SessionTransaction) -> bool:
+    """Whether it is none of those that are open in its session."""
+    session = transaction.session
+    open_one = session.get_nested_transaction() or session.get_transaction()
+    while open_one is not None and open_one is not transaction:
+        open_one = open_one.parent
+    return open_one is None
+
+
+def has_been_read(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
+    """Whether it was closed, or read to its end, which ``closed`` does not tell."""
+    real: Any = stream._real_result  # pyright: ignore[reportPrivateUsage]
+    return stream.closed or bool(real._soft_closed)
+
+
+def set_savepoint(session: Session) -> SessionTransaction:
+    """Set a savepoint on every connection of the session. Within a greenlet.
+
+    Raises `ScopeError` where one would not isolate.
+    """
+    session.flush()
+    if not connections_of(session):
+        with suppress(UnboundExecutionError):  # no default bind: it gets its connections when they are used
+            session.connection()
+    refuse_broken_savepoints(session)
+    transaction = session.begin_nested()
+    try:
+        for connection in connections_of(session):  # else the first statement on each would set it
+            session.connection(bind_arguments={"bind": connection.engine})
+    except BaseException:
+        transaction.rollback()
+        raise
+    return transaction
 
 
 def refuse_broken_savepoints(session: Session) -> None:
@@ -123,26 +210,29 @@ def refuse_broken_savepoints(session: Session) -> None:
         if not (begins and driver.in_transaction):
             raise ScopeError(
                 "A nested block needs savepoints that isolate, and sqlite's driver emits no BEGIN before a "
-                "SAVEPOINT, so what is released would survive the outer rollback. Apply SQLAlchemy's recipe to the "
-                'engine: on the "connect" event set `dbapi_connection.isolation_level = None`, on the "begin" event '
-                'run `connection.exec_driver_sql("BEGIN")` ("Serializable isolation / Savepoints / Transactional '
-                "DDL\" in its sqlite dialect's documentation)."
+                "SAVEPOINT, so what is released would survive the outer rollback. Apply SQLAlchemy's recipe "
+                'to the engine: on the "connect" event set `dbapi_connection.isolation_level = None`, on the '
+                '"begin" event run `connection.exec_driver_sql("BEGIN")` ("Serializable isolation / '
+                "Savepoints / Transactional DDL\" in its sqlite dialect's documentation)."
             )
 
 
-def wrote_or_locked(session: Session) -> str | None:
+def wrote_or_locked(session: Session, *, readonly: bool) -> str | None:
     """Why giving the connections back would lose something, or ``None``. Within a greenlet."""
     for connection in connections_of(session):
         if connection.dialect.name != "postgresql":
+            if readonly:
+                continue
             return (
-                f"{connection.dialect.name} cannot tell whether anything was written. Commit or roll back first, "
-                "or use `scope(readonly=True)`"
+                f"{connection.dialect.name} cannot tell whether anything was written. Commit or roll back "
+                "first, or use `scope(readonly=True)`"
             )
-        wrote, locked = connection.exec_driver_sql(
-            "SELECT pg_current_xact_id_if_assigned() IS NOT NULL, EXISTS (SELECT FROM pg_locks "
-            "WHERE pid = pg_backend_pid() AND granted AND (locktype = 'advisory' "
-            "OR locktype = 'relation' AND mode <> 'AccessShareLock'))"
-        ).one()
+        try:
+            wrote, locked = connection.exec_driver_sql(WROTE_OR_LOCKED).one()
+        except DBAPIError as error:
+            if sqlstate(error) != IN_FAILED_TRANSACTION:
+                raise
+            return "a statement in its transaction failed. Roll back first"
         if wrote:
             return "something was written or locked in its transaction. Commit or roll back first"
         if locked:

@@ -1,16 +1,16 @@
 """What the proxy's names are delegated to: one maker of delegates for each kind of name."""
 
-from asyncio import _get_running_loop as running_loop
 from asyncio import current_task
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ._callbacks import Outcome
 from ._checks import refuse_in_block, refuse_marked, usable_unit
-from ._frame import Unit, current
+from ._frame import Unit, current, running_loop
 from ._guarded import GuardedTransaction, guard
+from ._held import SETTLING, let_settle
 from ._outcome import Conclusion, conclude
 from ._proxy import Kind
 from ._session import HeldSession
@@ -18,16 +18,14 @@ from ._session import HeldSession
 _get_current = current.get
 
 
-class ProxiedSession(Protocol):
-    """The proxy, as far as its delegates need to know it."""
-
-    def _find(self, name: str) -> HeldSession:
-        """What the current scope holds of it; ``name`` was asked for."""
-        ...
+Find = Callable[[str], HeldSession]
+"""What the current scope holds of the proxy, for the name that was asked for."""
+Make = Callable[[object, Find, str], Any]
+"""Make the delegate of a name."""
 
 
 async def end_otherwise(
-    unit: Unit, held: HeldSession, operation: str, end: Callable[[], Coroutine[Any, Any, None]]
+    unit: Unit, held: HeldSession, operation: str, end: Callable[[], Awaitable[None]]
 ) -> None:
     """Run what ends the session's transaction in another way than by a commit."""
 
@@ -54,12 +52,15 @@ async def _commit(unit: Unit, held: HeldSession) -> None:
     await conclude(unit, unit.callbacks, [held], "commit", work)
 
 
-def _operation(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+def _operation(proxy: object, find: Find, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     async def operation(*args: Any, **kwargs: Any) -> Any:
         held: Any = _get_current().unit.get(proxy)
         loop = running_loop()
         if held is None or held.loop is not loop:
-            held = proxy._find(name)
+            held = find(name)
+        if held.busy is not None and held.operation is SETTLING:
+            await let_settle(held)
+            held = find(name)  # the scope may have ended meanwhile
         if held.busy is not None and not held.claim(name):
             return await getattr(held.object, name)(*args, **kwargs)
         held.busy = current_task(loop)
@@ -77,28 +78,28 @@ def _operation(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any,
     return operation
 
 
-def _stream(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    start = _operation(proxy, name)
+def _stream(proxy: object, find: Find, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    start = _operation(proxy, find, name)
 
     async def stream(*args: Any, **kwargs: Any) -> Any:
-        return guard(await start(*args, **kwargs), proxy._find(name))
+        return guard(await start(*args, **kwargs), find(name))
 
     return stream
 
 
-def _driver(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    run = _operation(proxy, name)
+def _driver(proxy: object, find: Find, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    run = _operation(proxy, find, name)
 
     async def driver(*args: Any, **kwargs: Any) -> Any:
-        proxy._find(name).doubtful = True
+        find(name).doubtful = True
         return await run(*args, **kwargs)
 
     return driver
 
 
-def _ending(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+def _ending(proxy: object, find: Find, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     async def ending() -> None:
-        held = proxy._find(name)
+        held = find(name)
         unit = usable_unit(_get_current(), f"Session.{name}()")
         if name in ("commit", "rollback"):
             refuse_in_block(unit, f"Session.{name}()")
@@ -106,33 +107,33 @@ def _ending(proxy: ProxiedSession, name: str) -> Callable[..., Coroutine[Any, An
             refuse_marked(unit, held.owner)
             await _commit(unit, held)
         else:
-            await end_otherwise(unit, held, name, getattr(held.object, name))
+            await end_otherwise(unit, held, name, lambda: held.end_by(name))
 
     return ending
 
 
-def _transaction(proxy: ProxiedSession, name: str) -> Callable[..., GuardedTransaction]:
+def _transaction(proxy: object, find: Find, name: str) -> Callable[..., GuardedTransaction]:
     def transaction() -> GuardedTransaction:
-        return GuardedTransaction(proxy._find(name), nested=name == "begin_nested")
+        return GuardedTransaction(find(name), nested=name == "begin_nested")
 
     return transaction
 
 
-def _method(proxy: ProxiedSession, name: str) -> Callable[..., Any]:
+def _method(proxy: object, find: Find, name: str) -> Callable[..., Any]:
     def method(*args: Any, **kwargs: Any) -> Any:
         held: Any = _get_current().unit.get(proxy)
         if held is None or held.loop is not running_loop():
-            held = proxy._find(name)
+            held = find(name)
         return getattr(held.object, name)(*args, **kwargs)
 
     return method
 
 
-def _named(make: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+def _named(make: Make) -> Make:
     """Let a delegate look like the method that it stands for."""
 
-    def named(proxy: ProxiedSession, name: str) -> Any:
-        delegate = make(proxy, name)
+    def named(proxy: object, find: Find, name: str) -> Any:
+        delegate = make(proxy, find, name)
         delegate.__name__ = name
         delegate.__qualname__ = f"AsyncScopedSession.{name}"
         delegate.__doc__ = getattr(AsyncSession, name, delegate).__doc__
@@ -141,7 +142,7 @@ def _named(make: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     return named
 
 
-DELEGATES: dict[Kind, Callable[[Any, str], Any]] = {
+DELEGATES: dict[Kind, Make] = {
     Kind.OPERATION: _named(_operation),
     Kind.STREAM: _named(_stream),
     Kind.ENDING: _named(_ending),

@@ -1,12 +1,11 @@
 """The end of a scope that holds something: wait for others, commit or roll back, call back, close."""
 
-import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ._callbacks import Callbacks, Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, ends_the_task
-from ._held import Held, wait_until_released
+from ._held import Held, shown, wait_until_released
 from ._outcome import commit_in_order
 from .exceptions import ScopeCleanupError
 
@@ -35,23 +34,20 @@ class Ending:
         """In the order of first use; a callback may add to them."""
         return list(self.objects.values())
 
-    async def run(self, *, commit: bool, rolled_back: bool) -> list[BaseException]:
-        """Carry it out and return what failed.
+    async def conclude(self, *, commit: bool, rolled_back: bool) -> None:
+        """Wait for others, commit or roll back, and run the callbacks.
 
         ``commit``: whether a commit is asked for. ``rolled_back``: whether the work counts as rolled back
         even when no transaction is open any more.
         """
-        try:
-            await self._wait_for_others()
-            outcome = await self._conclude(commit=commit, rolled_back=rolled_back)
-            await self._call_back(outcome)
-            for held in reversed(self.holdings):
-                await self._attempt(held, held.close())
-        except asyncio.CancelledError:
-            # The loop is shutting down and nothing can be waited for any more.
-            self.abort()
-            raise
-        return self.failures
+        await self._wait_for_others()
+        outcome = await self._conclude(commit=commit, rolled_back=rolled_back)
+        await self._call_back(outcome)
+
+    async def close(self) -> None:
+        """Close everything, newest first."""
+        for held in reversed(self.holdings):
+            await self._attempt(held, held.close())
 
     def abort(self) -> None:
         """Terminate every connection."""
@@ -59,13 +55,11 @@ class Ending:
             held.abort()
 
     async def _wait_for_others(self) -> None:
-        for held in self.holdings:
-            if held.busy is None:
-                continue
+        for held in [held for held in self.holdings if held.busy is not None]:
             try:
                 await self.budget.spend(wait_until_released(held), self.abort)
             except OutOfTimeError:
-                self.failures.append(self._out_of_time(f"{held.operation}() of another task"))
+                self.failures.append(self._out_of_time(f"{shown(held.operation)} of another task"))
             if held.busy is not None:
                 self._abandon(held)
 
@@ -76,24 +70,21 @@ class Ending:
         held.released.add_done_callback(lambda _: held.abort())
 
     async def _conclude(self, *, commit: bool, rolled_back: bool) -> Outcome:
-        if commit and not self.abandoned:
-            error = await commit_in_order(self.holdings, self.close_timeout)
-            if error is None:
-                return Outcome.COMMITTED
-            self.failures.append(error)
-            unknown = any(held.outcome_unknown for held in self.holdings) or isinstance(
-                error, ScopeCleanupError
-            )
-            await self._roll_back()
-            return Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK
+        late = bool(self.failures)  # what others still used was aborted
+        if commit and not late:
+            outcome, error = await commit_in_order(self.holdings, self.close_timeout)
+            if error is not None:
+                self.failures.append(error)
+                await self._roll_back()
+            return outcome
         lost = await self._roll_back()
-        return Outcome.ROLLED_BACK if lost or rolled_back or self.abandoned else Outcome.COMMITTED
+        return Outcome.ROLLED_BACK if lost or rolled_back or late else Outcome.COMMITTED
 
     async def _roll_back(self) -> bool:
         """Roll back whatever is in a transaction, newest first; returns whether there was any."""
         lost = [held for held in reversed(self.holdings) if held.in_transaction]
         for held in lost:
-            await self._attempt(held, held.roll_back())
+            await self._attempt(held, held.lose())
         return bool(lost)
 
     async def _call_back(self, outcome: Outcome) -> None:

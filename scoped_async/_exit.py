@@ -1,12 +1,11 @@
 """Leave a scope: close in place what needs no more, and have the rest ended by one helper task."""
 
 import asyncio
-from asyncio import _get_running_loop as running_loop
 
 from ._checks import foreign_message, rollback_only_error
 from ._cleanup import run_to_completion
 from ._ending import Ending
-from ._frame import CLOSING, Frame, Owner, Unit, current
+from ._frame import CLOSING, Frame, Owner, Unit, current, running_loop
 from .exceptions import ForeignThreadError, ScopeError
 
 
@@ -21,11 +20,17 @@ async def end(
         for held in unit.values():
             held.abort()
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))], None
+    for held in unit.values():
+        # The helper of an ending in the body may have been cancelled before it could take over.
+        if held.busy is not None and held.busy is asyncio.current_task():
+            held.give_up()
     if not unit.must_conclude and all(held.is_idle for held in unit.values()):
         return close_in_place(unit), None
     work = conclude_exit(scope, unit, exc, commit=commit and exc is None, close_timeout=close_timeout)
     task, cancellation = await run_to_completion(work)
-    if task.cancelled():  # the loop is shutting down
+    if task.cancelled():  # the loop is shutting down, and the work may not even have begun
+        for held in unit.values():
+            held.abort()
         return [], cancellation or asyncio.CancelledError()
     return task.result(), cancellation
 
@@ -36,7 +41,7 @@ def close_in_place(unit: Unit) -> list[BaseException]:
     for held in reversed(unit.values()):
         try:
             held.close_in_place()
-        except Exception as error:
+        except BaseException as error:
             failures.append(error)
     return failures
 
@@ -45,7 +50,8 @@ async def conclude_exit(
     scope: Owner, unit: Unit, exc: BaseException | None, *, commit: bool, close_timeout: float | None
 ) -> list[BaseException]:
     """What the helper task does."""
-    current.set(Exit(scope, unit))
+    frame = Exit(scope, unit)
+    current.set(frame)
     ending = Ending(unit, unit.callbacks, scope_name=scope.name, close_timeout=close_timeout)
     if commit and unit.failure is not None:
         ending.failures.append(rollback_only_error(scope, unit.failure))
@@ -57,10 +63,15 @@ async def conclude_exit(
             )
         )
     refused = bool(ending.failures) or unit.rollback_only
-    return await ending.run(
-        commit=commit and not refused,
-        rolled_back=exc is not None or refused or unit.failure is not None,
-    )
+    rolled_back = exc is not None or refused or unit.failure is not None
+    try:
+        await ending.conclude(commit=commit and not refused, rolled_back=rolled_back)
+        frame.unit = CLOSING  # what a close hook touched now would outlive the scope
+        await ending.close()
+    except asyncio.CancelledError:  # the loop is shutting down: nothing can be waited for any more
+        ending.abort()
+        raise
+    return ending.failures
 
 
 class Exit(Frame):
@@ -85,4 +96,4 @@ class Exit(Frame):
         return self.scope.unit is CLOSING
 
     def unit_in_use(self) -> Unit | None:
-        return self.unit if self.scope.unit is CLOSING else None
+        return self.unit if self.scope.unit is CLOSING and self.unit is not CLOSING else None

@@ -8,15 +8,17 @@ from typing import Protocol
 from ._callbacks import Callbacks
 from ._held import Held
 
+# The loop that runs here, or None, where the public get_running_loop() raises.
+running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
+
 
 class Unit(dict[object, Held]):
     """What a scope holds: objects by resource in the order of first use, callbacks, blocks and marks."""
 
-    __slots__ = ("blocks", "callbacks", "failure", "rollback_only", "savepoints")
+    __slots__ = ("_callbacks", "blocks", "failure", "rollback_only", "savepoints")
 
     def __init__(self) -> None:
-        super().__init__()
-        self.callbacks = Callbacks()
+        self._callbacks: Callbacks | None = None
         self.savepoints: list[OpenSavepoint] = []
         """The nested blocks and ``begin_nested()`` that are open, the innermost last."""
         self.blocks: list[Frame] = []
@@ -30,15 +32,32 @@ class Unit(dict[object, Held]):
     __hash__ = object.__hash__  # type: ignore[assignment]  # dict sets it to None
 
     @property
+    def callbacks(self) -> Callbacks:
+        """Made when first asked for: most units have none."""
+        if self._callbacks is None:
+            self._callbacks = Callbacks()
+        return self._callbacks
+
+    @property
     def must_conclude(self) -> bool:
         """Whether leaving needs more than to close what is held."""
-        return bool(self.callbacks or self.blocks) or self.failure is not None
+        return bool(self._callbacks or self.blocks) or self.failure is not None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether leaving needs nothing at all but to let go of what is held."""
+        if self._callbacks or self.blocks or self.failure is not None:
+            return False
+        for held in self.values():  # noqa: SIM110  # a generator would cost every scope twice as much
+            if not held.is_spent:
+                return False
+        return True
 
     def take(self) -> "Unit":
         """Move everything to a unit of its own, so that whoever shares this one finds nothing more."""
         taken = Unit()
         taken.update(self)
-        taken.callbacks, taken.blocks, taken.savepoints = self.callbacks, self.blocks, self.savepoints
+        taken._callbacks, taken.blocks, taken.savepoints = self._callbacks, self.blocks, self.savepoints
         taken.rollback_only, taken.failure = self.rollback_only, self.failure
         self.clear()
         return taken
@@ -136,7 +155,7 @@ def leave(frame: Frame, token: "Token[Frame]") -> None:
     """Make the nearest open frame current, in the Context that leaves ``frame``, whichever that is."""
     here = current.get()
     if here is frame:
-        try:
+        try:  # noqa: SIM105  # suppress() would cost every scope that holds something
             current.reset(token)
         except ValueError:  # entered in another Context, of which this one is a copy
             pass

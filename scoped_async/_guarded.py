@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarR
 
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
-from ._cleanup import add_notes, one_error
+from ._cleanup import add_notes, one_error, to_its_end
+from ._database import has_been_read, has_ended
 from ._frame import Frame, Unit
+from ._held import Held, claim_all, give_up_all, hand_over, let_settle
 from ._outcome import Conclusion, conclude
 from ._session import HeldSession
 from .exceptions import ConcurrentUseError, ScopeError
@@ -29,8 +31,7 @@ def guard(result: R, held: HeldSession) -> R:
     guarded: Any = result
     guarded.__class__ = _GUARDED[type(result)]
     guarded.__dict__["_held"] = held
-    held.streams = [stream for stream in held.streams if not stream.closed]
-    held.streams.append(guarded)
+    held.streams = [*(stream for stream in held.streams if not has_been_read(stream)), guarded]
     return result
 
 
@@ -39,6 +40,8 @@ def _fetch(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Cor
     async def fetch(self: Any, *args: Any, **kwargs: Any) -> Any:
         held: HeldSession = self._held
         what = f"{method.__name__}() of a stream"
+        if held.busy is not None:
+            await let_settle(held)
         usable_unit(held.owner.here(), what)
         owed = held.claim(what)
         try:
@@ -80,20 +83,21 @@ _GUARDED: dict[type, type] = {
 class GuardedTransaction(AsyncSessionTransaction):
     """What ``begin()`` and ``begin_nested()`` return: guarded when it is entered and when it is left."""
 
-    __slots__ = ("held", "level", "task")
+    __slots__ = ("held", "level", "starting", "task")
 
     held: HeldSession
     task: asyncio.Task[Any] | None
-    level: Level | None
+    level: Level
 
     def __init__(self, held: HeldSession, *, nested: bool) -> None:
         super().__init__(held.object, nested=nested)
         self.held = held
-        self.level = None
+        self.level = []
+        self.starting = False
 
     @property
     def is_open(self) -> bool:
-        return self.sync_transaction is not None and self.is_active
+        return self.starting or (self.sync_transaction is not None and not has_ended(self.sync_transaction))
 
     def stands_around(self, frame: Frame) -> bool:
         return self.task is asyncio.current_task()
@@ -103,6 +107,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         return "begin_nested()" if self.nested else "begin()"
 
     async def start(self, is_ctxmanager: bool = False) -> "GuardedTransaction":
+        await let_settle(self.held)
         frame = self.held.owner.here()
         unit = usable_unit(frame, self._what)
         if self.nested:
@@ -110,15 +115,20 @@ class GuardedTransaction(AsyncSessionTransaction):
         else:
             refuse_in_block(unit, self._what)
         owed = self.held.claim(self._what)
+        self.task = asyncio.current_task()
+        self.starting = True
+        if self.nested:
+            unit.savepoints.append(self)
         try:
             await super().start(is_ctxmanager)
         finally:
+            self.starting = False
             if owed:
                 self.held.give_up()
-        self.task = asyncio.current_task()
         if self.nested:
             self.level = unit.callbacks.open()
-            unit.savepoints.append(self)
+        else:
+            self.held.begun = self.sync_transaction
         return self
 
     async def commit(self) -> None:
@@ -129,7 +139,11 @@ class GuardedTransaction(AsyncSessionTransaction):
 
     async def rollback(self) -> None:
         unit = self._unit("the rollback of " + self._what)
-        await self._end(unit, "rollback", super().rollback, lost=True)
+        if not self.nested:
+            refuse_in_block(unit, "The rollback of begin()")
+        await self._end(
+            unit, "rollback", lambda: self._roll_back(super(GuardedTransaction, self).rollback), lost=True
+        )
 
     async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
         try:
@@ -143,7 +157,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         async def end() -> None:
             error = value
             try:
-                if error is None and self.is_active:
+                if error is None and self.is_open:
                     if not self.nested:
                         self._refuse_commit(unit)
                     await self._commit(super(GuardedTransaction, self).commit)
@@ -151,7 +165,7 @@ class GuardedTransaction(AsyncSessionTransaction):
                 error = failure
                 raise
             finally:
-                await leave(None if error is None else type(error), error, None)
+                await self._roll_back(lambda: leave(None if error is None else type(error), error, None))
 
         try:
             await self._end(unit, "the end of " + self._what, end, lost=value is not None)
@@ -174,34 +188,54 @@ class GuardedTransaction(AsyncSessionTransaction):
         else:
             await self.held.commit(commit)
 
+    async def _roll_back(self, roll_back: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self.nested:
+            await roll_back()
+        else:
+            with self.held.cutting_off():
+                await roll_back()
+
     async def _end(
         self, unit: Unit, operation: str, end: Callable[[], Coroutine[Any, Any, None]], *, lost: bool = False
     ) -> None:
         """End it by ``end``, to its end, with the callbacks that belong to it."""
+        ended_before = not self.is_open
 
-        async def work() -> Conclusion:
-            error: BaseException | None = None
+        async def work() -> tuple[Outcome, BaseException | None]:
             try:
                 await end()
             except Exception as failure:
-                error = failure
-            outcome = Outcome.ROLLED_BACK if lost or error is not None else Outcome.COMMITTED
-            if self.nested:
-                return None, await self._end_level(unit, outcome, error)
-            if self.held.unknown:
-                outcome = Outcome.UNKNOWN
-            return outcome, error
+                unknown = self.held.unknown and not (lost or self.nested)
+                return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), failure
+            return (Outcome.ROLLED_BACK if lost else Outcome.COMMITTED), None
 
-        await conclude(unit, unit.callbacks, [self.held], operation, work)
+        async def conclusion() -> Conclusion:
+            outcome, error = await work()
+            self.held.begin_anew()
+            return (None if ended_before else outcome), error
 
-    async def _end_level(
-        self, unit: Unit, outcome: Outcome, error: BaseException | None
-    ) -> BaseException | None:
+        if self.nested:
+            await to_its_end(self._end_savepoint(unit, claim_all([self.held], operation), work))
+        else:
+            await conclude(unit, unit.callbacks, [self.held], operation, conclusion)
+
+    async def _end_savepoint(
+        self,
+        unit: Unit,
+        claimed: list[Held],
+        work: Callable[[], Coroutine[Any, Any, tuple[Outcome, BaseException | None]]],
+    ) -> None:
+        hand_over(claimed)
+        try:
+            outcome, error = await work()
+        finally:
+            give_up_all(claimed)
         if self in unit.savepoints:
             del unit.savepoints[unit.savepoints.index(self) :]
-        if self.level is None:
-            return error
         failures = await run_callbacks(unit.callbacks.close(self.level, outcome))
         if error is not None:
             add_notes(error, failures)
-        return error or one_error(failures, "Callbacks failed")
+        else:
+            error = one_error(failures, "Callbacks failed")
+        if error is not None:
+            raise error

@@ -11,19 +11,17 @@ from .exceptions import ConcurrentUseError
 class Held(ABC):
     """An object that a scope holds: who uses it, and how it ends."""
 
-    __slots__ = ("busy", "operation", "released")
-
-    busy: "asyncio.Task[Any] | None"
+    busy: "asyncio.Task[Any] | None" = None
     """The task whose operation is in flight."""
-    operation: str
+    operation = ""
     """The name of that operation."""
-    released: "asyncio.Future[None] | None"
+    released: "asyncio.Future[None] | None" = None
     """Set by whoever waits for the end of that operation."""
 
-    def __init__(self) -> None:
-        self.busy = None
-        self.operation = ""
-        self.released = None
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left to close: it may be let go without another word."""
+        return False
 
     @property
     @abstractmethod
@@ -45,6 +43,16 @@ class Held(ABC):
     def outcome_unknown(self) -> bool:
         """Whether the last commit failed without an answer of the server."""
 
+    @property
+    def commit_sent(self) -> bool:
+        """Whether the last commit came so far that it may have happened."""
+        return True
+
+    @property
+    def commits_at_end(self) -> bool:
+        """Whether the block of a ``begin()`` is open, whose end commits."""
+        return False
+
     @abstractmethod
     async def commit(self) -> None:
         """Commit; when that fails roll back, and raise."""
@@ -52,6 +60,10 @@ class Held(ABC):
     @abstractmethod
     async def roll_back(self) -> None:
         """Roll back."""
+
+    async def lose(self) -> None:
+        """Roll back at the end of the scope, after which nobody goes on with it."""
+        await self.roll_back()
 
     @abstractmethod
     async def close(self) -> None:
@@ -77,7 +89,7 @@ class Held(ABC):
         """Why the connections cannot be given back just now, or ``None``."""
         return None
 
-    async def give_back(self) -> None:
+    async def give_back(self) -> None:  # noqa: B027  # most hold no connection
         """Give the connections back, and keep the objects."""
 
     def claim(self, operation: str) -> bool:
@@ -94,9 +106,9 @@ class Held(ABC):
         if self.busy is task:
             return False
         raise ConcurrentUseError(
-            f"{self.label} is in use: task {_task_name(self.busy)} is in {self.operation}(), so task "
-            f"{_task_name(task)} cannot start {operation}(). One operation at a time: await one after the "
-            "other, or give each task a scope of its own: `async with scope(): ...`."
+            f"{self.label} is in use: task {_task_name(self.busy)} is in {shown(self.operation)}, so task "
+            f"{_task_name(task)} cannot start {shown(operation)}. One operation at a time: await one after "
+            "the other, or give each task a scope of its own: `async with scope(): ...`."
         )
 
     def give_up(self) -> None:
@@ -114,6 +126,9 @@ class Held(ABC):
 
 class Savepoint(ABC):
     """A savepoint on one object that a scope holds."""
+
+    async def refuse_spoiled(self) -> None:  # noqa: B027  # only a database can tell
+        """Raise what stands against a release, where the database would say it too late."""
 
     @abstractmethod
     async def release(self) -> None:
@@ -150,12 +165,27 @@ def give_up_all(claimed: Iterable[Held]) -> None:
         held.give_up()
 
 
+SETTLING = "the end of the work before an answer"
+"""The operation that others wait for, in place of a `ConcurrentUseError`: they have not asked for it."""
+
+
+async def let_settle(held: Held) -> None:
+    """Wait while `SETTLING` is in flight, unless this task does that."""
+    while held.operation is SETTLING and held.busy is not None and held.busy is not asyncio.current_task():
+        await wait_until_released(held)
+
+
 async def wait_until_released(held: Held) -> None:
     """Return when no operation of any task is in flight."""
     while held.busy is not None:
         if held.released is None:
             held.released = asyncio.get_running_loop().create_future()
         await asyncio.shield(held.released)
+
+
+def shown(operation: str) -> str:
+    """An operation as errors show it: methods with parentheses."""
+    return f"{operation}()" if operation.isidentifier() else operation
 
 
 def _task_name(task: "asyncio.Task[Any] | None") -> str:

@@ -4,19 +4,22 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from ._callbacks import Callbacks, Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, add_notes, ends_the_task, one_error, to_its_end
-from ._held import Held, claim_all, give_up_all, hand_over
+from ._held import Held, claim_all, give_up_all, hand_over, let_settle
 from .exceptions import ScopeCleanupError, ScopeError
 
 Conclusion = tuple[Outcome | None, BaseException | None]
 """The fate of the work, ``None`` where nothing is known of it, and the error to raise after the callbacks."""
 
 
-async def commit_in_order(holdings: Iterable[Held], budget: float | None = None) -> BaseException | None:
-    """Commit in the order of first use; stop at the first that fails and return its error.
+async def commit_in_order(
+    holdings: Iterable[Held], budget: float | None = None
+) -> tuple[Outcome, BaseException | None]:
+    """Commit in the order of first use; stop at the first that fails, with the others yet to be rolled back.
 
-    ``budget``: the seconds that each may take; past them it is aborted, and its outcome is unknown.
+    ``budget``: the seconds that each may take; past them it is aborted, and its outcome is unknown
+    when the COMMIT was sent.
     """
-    committed: list[str] = []
+    committed: list[Held] = []
     for held in holdings:
         if not held.in_transaction:
             continue
@@ -27,10 +30,12 @@ async def commit_in_order(holdings: Iterable[Held], budget: float | None = None)
                 raise
             failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
             if committed:
-                failure.add_note(f"Already committed before this failed: {', '.join(committed)}.")
-            return failure
-        committed.append(held.label)
-    return None
+                labels = ", ".join(before.label for before in committed)
+                failure.add_note(f"Already committed before this failed: {labels}.")
+            unknown = held.commit_sent if isinstance(error, OutOfTimeError) else held.outcome_unknown
+            return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), failure
+        committed.append(held)
+    return Outcome.COMMITTED, None
 
 
 async def roll_back_all(holdings: Sequence[Held]) -> list[BaseException]:
@@ -48,10 +53,13 @@ async def roll_back_all(holdings: Sequence[Held]) -> list[BaseException]:
 
 
 def _commit_timed_out(held: Held, seconds: float | None, error: OutOfTimeError) -> ScopeCleanupError:
+    late = f"did not answer within close_timeout={seconds} s, and the connection was terminated"
     failure = ScopeCleanupError(
-        f"The outcome of the commit of {held.label} is unknown: the database did not answer within "
-        f"close_timeout={seconds} s, and the connection was terminated. Look in the database before you "
-        "repeat the work."
+        f"The outcome of the commit of {held.label} is unknown: the database {late}. Look in the database "
+        "before you repeat the work."
+        if held.commit_sent
+        else f"The commit of {held.label} was not sent, so its work is rolled back: there were changes to "
+        f"flush before it, and the database {late}. Flush in the body, whose time is not bounded."
     )
     failure.__cause__ = error.__cause__
     return failure
@@ -70,6 +78,8 @@ async def conclude(
     nothing about the fate, and the error to raise once the callbacks have run. Raises `ConcurrentUseError`
     before anything is done.
     """
+    for held in holdings:
+        await let_settle(held)
     claimed = claim_all(holdings, operation)
     await to_its_end(_conclude(objects, callbacks, claimed, work))
 
@@ -98,12 +108,10 @@ async def _conclude(
 
 async def commit_all(holdings: Sequence[Held]) -> Conclusion:
     """The work of ``scope.commit()``."""
-    error = await commit_in_order(holdings)
-    if error is None:
-        return Outcome.COMMITTED, None
-    unknown = any(held.outcome_unknown for held in holdings)
-    add_notes(error, await roll_back_all(holdings))
-    return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), error
+    outcome, error = await commit_in_order(holdings)
+    if error is not None:
+        add_notes(error, await roll_back_all(holdings))
+    return outcome, error
 
 
 async def release_all(holdings: Sequence[Held]) -> Conclusion:

@@ -33,7 +33,7 @@ class ScopeOpener(Protocol):
 
 _BLOCKS: dict[str, type[Block]] = {"join": Block, "nested": Nested, "mandatory": Mandatory}
 _DEFAULTS = Options()
-_getframe = sys._getframe
+_getframe = sys._getframe  # pyright: ignore[reportPrivateUsage]  # documented, despite its name
 
 
 def checked_options(
@@ -94,9 +94,9 @@ else:
         scope with sessions of its own; ``"join"``, run in the current scope, or in a new one without;
         ``"nested"``, in a savepoint on every session of the current scope, as ``"new"`` without one;
         ``"mandatory"``, as ``"join"``, but `NoScopeError` when there is nothing to join. ``readonly``: the
-        sessions may only read. ``name``: in errors; default the qualified name of the function. ``close_timeout``:
-        seconds that the exit may wait for other tasks, rollback and close together, 10 by default,
-        ``None``: no bound; a commit gets as many of its own.
+        sessions may only read. ``name``: in errors; default the qualified name of the function.
+        ``close_timeout``: seconds that the exit may wait for other tasks, rollback and close together, 10
+        by default, ``None``: no bound; a commit gets as many of its own.
 
         Yields the `Scope`. Raises `ValueError` for ``readonly`` with ``commit``, `TypeError` when it
         decorates anything but a coroutine function, `ScopeError` when entered twice. The exit raises what a

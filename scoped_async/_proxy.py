@@ -2,7 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Kind(Enum):
@@ -31,6 +35,12 @@ class Name(NamedTuple):
     since: tuple[int, int] = (2, 0)
 
 
+class Added(NamedTuple):
+    """A line that a subclass adds to the table, by `delegate`."""
+
+    kind: Kind
+
+
 class Proxy:
     """Delegates by ``__getattr__`` over ``_names``; a subclass says to what, and how for each kind.
 
@@ -40,23 +50,36 @@ class Proxy:
 
     _names: Mapping[str, Name] = {}
     _refused: Mapping[str, str] = {}
-    _delegates: Mapping[Kind, Callable[[Any, str], object]] = {}
+    _attributes: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        added = {name: value for name, value in cls.__dict__.items() if isinstance(value, Added)}
+        cls._names = {**cls._names, **{name: Name(value.kind) for name, value in added.items()}}
+        for name in added:
+            delattr(cls, name)  # so that it is looked up in the table
+        cls._attributes = frozenset(
+            name for name, line in cls._names.items() if line.kind in (Kind.ATTRIBUTE, Kind.WRITABLE)
+        )
 
     def _target(self, name: str) -> Any:
         """The object whose attribute ``name`` is asked for."""
         raise NotImplementedError
 
-    def __getattr__(self, name: str) -> Any:
+    def _delegate(self, kind: Kind, name: str) -> Any:
+        """What a name is that is no attribute."""
+        raise NotImplementedError
+
+    def _look_up(self, name: str) -> Any:
+        if name in self._attributes:
+            return getattr(self._target(name), name)
         entry = self._names.get(name)
         if entry is None:
             raise AttributeError(self._no_such_name(name), name=name, obj=self)
-        if entry.kind is Kind.ATTRIBUTE or entry.kind is Kind.WRITABLE:
-            return getattr(self._target(name), name)
-        delegate = self._delegates[entry.kind](self, name)
-        self.__dict__[name] = delegate
+        delegate = self.__dict__[name] = self._delegate(entry.kind, name)
         return delegate
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def _assign(self, name: str, value: object) -> None:
         entry = self._names.get(name)
         if entry is not None and entry.kind is Kind.WRITABLE:
             setattr(self._target(name), name, value)
@@ -65,9 +88,32 @@ class Proxy:
         else:
             raise AttributeError(self._no_such_name(name), name=name, obj=self)
 
+    if not TYPE_CHECKING:  # with either of them, a type checker would take every name for known
+        __getattr__ = _look_up
+        __setattr__ = _assign
+
+    def __copy__(self) -> Self:
+        """Itself, as of a function: it is what every part of the program reaches the same session by."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
     def __dir__(self) -> list[str]:
         return sorted({*object.__dir__(self), *self._names})
 
     def _no_such_name(self, name: str) -> str:
         reason = self._refused.get(name, "it is not one of the names that are delegated")
         return f"{type(self).__name__} has no {name!r}: {reason}. `Session()` returns the real session."
+
+
+def delegate(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """Add a method of your own session class to the proxy, under the same name, with its types::
+
+        class HeroSession(AsyncScopedSession[SQLModelSession]):
+            exec = delegate(SQLModelSession.exec)
+
+    A coroutine method is guarded as ``execute()`` is: one operation at a time.
+    """
+    added: Any = Added(Kind.OPERATION if iscoroutinefunction(method) else Kind.METHOD)
+    return added  # type: ignore[no-any-return]  # a type checker shall see the method itself

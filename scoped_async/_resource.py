@@ -1,12 +1,11 @@
 """ScopedResource: one object of any kind per scope, made on first use and ended with the scope."""
 
-from asyncio import _get_running_loop as running_loop
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
 from ._checks import foreign_message, usable_unit
-from ._frame import Unit, current
+from ._frame import Unit, current, running_loop
 from ._held import Held
 from .exceptions import ForeignThreadError
 
@@ -56,12 +55,9 @@ class ScopedResource(Generic[T]):
 class HeldObject(Held, Generic[T]):
     """The object of a `ScopedResource` in one scope."""
 
-    __slots__ = ("_close", "_commit", "_label", "_roll_back", "object", "touched")
-
     def __init__(
         self, object: T, label: str, commit: Hook[T] | None, roll_back: Hook[T] | None, close: Hook[T] | None
     ) -> None:
-        super().__init__()
         self.object = object
         self.touched = False
         self._label = label
@@ -124,4 +120,4 @@ def find(key: object, what: str, hold: Callable[[Unit], H]) -> H:
         unit[key] = held
     elif (owner := frame.owner) is not None and owner.loop is not running_loop():
         raise ForeignThreadError(foreign_message(owner, what))
-    return held
+    return held  # type: ignore[no-any-return]  # a key finds what its own `hold` has made

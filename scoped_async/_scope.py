@@ -2,7 +2,6 @@
 
 import warnings
 import weakref
-from asyncio import _get_running_loop as running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import Token
@@ -12,10 +11,23 @@ from types import CodeType, TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from ._callbacks import Callback, Outcome
-from ._checks import refuse_in_block, refuse_marked, usable_unit
-from ._cleanup import add_notes, one_error
+from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
+from ._cleanup import add_notes, one_error, one_of
 from ._exit import end
-from ._frame import CLOSED, CLOSING, NEW, NO_SCOPE, UNUSED, Frame, Owner, Unit, current, leave, nearest_open
+from ._frame import (
+    CLOSED,
+    CLOSING,
+    NEW,
+    NO_SCOPE,
+    UNUSED,
+    Frame,
+    Owner,
+    Unit,
+    current,
+    leave,
+    nearest_open,
+    running_loop,
+)
 from ._outcome import Conclusion, commit_all, conclude, release_all, roll_back_all
 from .exceptions import ScopeError
 
@@ -53,7 +65,7 @@ class Scope(Owner):
     @property
     def token(self) -> "Token[Frame] | None":
         """The ``Token`` of the one ContextVar that the entry returned; ``None`` before and after."""
-        link = self.link
+        link: Token[Frame] | tuple[weakref.ref[Frame], ...] | None = getattr(self, "link", None)
         return link if isinstance(link, Token) else None
 
     @property
@@ -84,8 +96,8 @@ class Scope(Owner):
 
     @property
     def parent(self) -> "Scope | None":
-        """The nearest enclosing scope that is still open; ``None`` without one and from the exit on."""
-        frame = NO_SCOPE if self.unit is CLOSED else nearest_open(self.outer)
+        """The nearest enclosing scope that is still open; ``None`` without one, and while this is not."""
+        frame = NO_SCOPE if self.unit is NEW or self.unit is CLOSED else nearest_open(self.outer)
         scope = frame.owner
         return scope if isinstance(scope, Scope) else None
 
@@ -139,7 +151,7 @@ class Scope(Owner):
         locked in the transaction, an open nested block, ``begin()`` or stream, an operation in flight.
         """
         unit = self._usable("scope.release()")
-        refuse_in_block(unit, "scope.release()")
+        refuse_in_savepoint(unit, "scope.release()")
         holdings = list(unit.values())
         await conclude(unit, unit.callbacks, holdings, "release", lambda: release_all(holdings))
 
@@ -231,9 +243,12 @@ class Scope(Owner):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.unit is not UNUSED:
-            await self._end(exc)
-            return
+        unit = self.unit
+        if unit is not UNUSED:
+            if self.loop is not running_loop() or not unit.is_spent or self.link is None:
+                await self._end(exc)
+                return
+            unit.clear()
         self.unit = CLOSED
         token: Any = self.link
         if _get_current() is self and token.old_value is _MISSING:
@@ -273,11 +288,11 @@ class Scope(Owner):
         if cancellation is not None:
             raise cancellation
         if exc is None and failures:
-            raise one_error(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
+            raise one_of(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
 
     def __del__(self) -> None:
         if self.unit is not CLOSED and self.unit is not NEW:
-            warnings.warn(
+            warnings.warn(  # noqa: B028  # what happens to run when it is collected is not to blame
                 f"The scope {self.name}, opened at {self.opened_at}, was never left: "
                 "use `async with scope(): ...`.",
                 ResourceWarning,

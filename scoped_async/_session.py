@@ -1,29 +1,34 @@
 """What a scope holds of an AsyncSession: how it commits, rolls back, nests, gives back and closes."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
-from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
-from sqlalchemy.orm import Session, SessionTransactionOrigin
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
 from ._database import (
     connections_of,
     find_spoiled,
     forgive,
+    has_been_read,
+    has_changes,
+    has_ended,
     has_failed,
+    is_reset_by_close,
     is_unknown,
-    refuse_broken_savepoints,
     set_read_only,
+    set_savepoint,
     terminate,
+    terminate_busy,
     was_answered,
     wrote_or_locked,
 )
 from ._frame import Owner
 from ._held import Held, Savepoint
-from .exceptions import ReadOnlyScopeError, RollbackOnlyError
+from .exceptions import ReadOnlyScopeError, RollbackOnlyError, ScopeCleanupError, ScopeClosedError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult
@@ -32,44 +37,40 @@ if TYPE_CHECKING:
 class HeldSession(Held):
     """An `AsyncSession` in one scope."""
 
-    __slots__ = (
-        "doubtful",
-        "failure",
-        "forgotten",
-        "loop",
-        "object",
-        "owner",
-        "readonly",
-        "streams",
-        "unknown",
-    )
+    begun: SessionTransaction | None = None
+    """The transaction of the last ``begin()``."""
+    doubtful = False
+    """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
+    failure: BaseException | None = None
+    """What the last operation that failed in this transaction raised."""
+    forgotten = False
+    """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
+    leaving: "Sequence[Connection]" = ()
+    """Connections that are being given back, of which their session knows nothing any more meanwhile."""
+    unknown = False
+    sent = False
+    """Whether the last commit came as far as the COMMIT."""
+    streams: "Sequence[AsyncResult[Any] | AsyncScalarResult[Any]]" = ()
+    """Those handed out in this transaction, as far as they are not read to their end."""
 
     def __init__(self, session: AsyncSession, owner: Owner, *, readonly: bool) -> None:
-        super().__init__()
         self.object = session
         self.owner = owner
         self.loop = owner.loop
         self.readonly = readonly
-        self.doubtful = False
-        """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
-        self.failure: BaseException | None = None
-        """What the last operation that failed in this transaction raised."""
-        self.forgotten = False
-        """Whether the registry replaced it: then its work is rolled back."""
-        self.unknown = False
-        self.streams: list[AsyncResult[Any] | AsyncScalarResult[Any]] = []
-        """Those handed out in this transaction, as far as they are not read to their end."""
         if readonly:
             event.listen(session.sync_session, "after_begin", set_read_only)
             event.listen(session.sync_session, "before_flush", self._refuse_flush)
 
     @property
     def label(self) -> str:
-        return f"the session of {self.owner.name}"
+        bind = self.object.sync_session.bind
+        where = "" if bind is None else f" on {bind.engine.url!r}"
+        return f"the session of {self.owner.name}{where}"
 
     @property
     def in_transaction(self) -> bool:
-        return self.object.sync_session.in_transaction()
+        return not self.forgotten and self.object.sync_session.in_transaction()
 
     @property
     def is_idle(self) -> bool:
@@ -81,89 +82,180 @@ class HeldSession(Held):
         )
 
     @property
+    def is_spent(self) -> bool:
+        session = self.object
+        sync_session = session.sync_session
+        return (
+            self.busy is None
+            and not sync_session.in_transaction()
+            and not sync_session.identity_map
+            and type(session).close is AsyncSession.close
+            and type(sync_session).close is Session.close
+            and is_reset_by_close(sync_session)
+        )
+
+    @property
     def outcome_unknown(self) -> bool:
         return self.unknown
+
+    @property
+    def commit_sent(self) -> bool:
+        return self.sent
+
+    @property
+    def commits_at_end(self) -> bool:
+        session = self.object.sync_session
+        transaction = session.get_transaction()
+        return (
+            transaction is not None
+            and transaction.origin is SessionTransactionOrigin.BEGIN
+            # Nothing public tells a begin() with a block from one without.
+            and session._trans_context_manager is not None  # pyright: ignore[reportPrivateUsage]
+        )
 
     # -- the outcome
 
     async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
         """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
-        self.unknown = False
-        if self.forgotten:
-            await self.roll_back()
-            return
+        self.unknown = self.sent = False
         try:
             if self.readonly:
                 self._refuse_changes()
-                await self.give_back()
+                with self.cutting_off():
+                    await self.give_back()
             else:
-                await self._refuse_spoiled()
+                await self._prepare()
+                await self.refuse_spoiled()
+                if terminate_busy(connections_of(self.object.sync_session)):
+                    raise self._still_in_use()
+                self.sent = True
                 await (end or self.object.commit)()
         except BaseException as error:
-            self.unknown = is_unknown(error)
+            self.unknown = self.sent and is_unknown(error)
             if self.unknown:
                 error.add_note(
-                    f"The outcome of the commit of {self.label} is unknown: the connection was lost within the "
-                    "COMMIT. Look in the database before you repeat the work."
+                    f"The outcome of the commit of {self.label} is unknown: the connection was lost within "
+                    "the COMMIT. Look in the database before you repeat the work."
                 )
             await self._recover(error)
             raise
         finally:
-            self._begin_anew()
+            self.begin_anew()
 
     async def roll_back(self) -> None:
-        try:
+        with self.cutting_off():
             await self.object.rollback()
-        finally:
-            self._begin_anew()
+
+    async def lose(self) -> None:
+        # As close() does: what was loaded stays loaded, where rollback() would expire it.
+        with self.cutting_off():
+            await self.give_back()
+            self.object.expunge_all()
+
+    async def end_by(self, name: str) -> None:
+        """End the transaction by one of the session's own methods."""
+        with self.cutting_off():
+            await getattr(self.object, name)()
 
     async def close(self) -> None:
-        await self.object.close()
+        with self.cutting_off():
+            await self.object.close()
+
+    @contextmanager
+    def cutting_off(self) -> Generator[None]:
+        """Hand no connection back on which another task still runs something, by the real session itself."""
+        self.leaving = connections_of(self.object.sync_session)
+        cut_off = terminate_busy(self.leaving)
+        try:
+            yield
+        except IllegalStateChangeError as error:  # the other task is about to connect
+            if not self._is_sealed:  # else it was reported before
+                raise self._still_in_use() from error
+        finally:
+            self.leaving = ()
+            self.begin_anew()
+        if cut_off:
+            raise self._still_in_use()
+
+    def _still_in_use(self) -> ScopeCleanupError:
+        return ScopeCleanupError(
+            f"Another task still used {self.label} itself, as Session() or connection() returned it, which "
+            f"is not waited for: what ran was cut off. Await that task before the scope, opened at "
+            f"{self.owner.opened_at}, is left or ended, or give it one of its own: `async with scope(): ...`."
+        )
 
     def close_in_place(self) -> None:
         self.object.sync_session.close()
 
     def abort(self) -> None:
-        terminate(self.object.sync_session)
+        session = self.object.sync_session
+        terminate([*connections_of(session), *self.leaving])
+        if not self._is_sealed:
+            event.listen(session, "after_begin", self._refuse_late)
 
-    def _begin_anew(self) -> None:
+    @property
+    def _is_sealed(self) -> bool:
+        return event.contains(self.object.sync_session, "after_begin", self._refuse_late)
+
+    def _refuse_late(self, _: Session, __: SessionTransaction, connection: Connection) -> None:
+        """Hand back what somebody who waited with the real session gets when its scope has ended."""
+        if self.owner.here().unit_in_use() is None:
+            connection.close()
+            raise ScopeClosedError(
+                f"{self.label} was still in use when its scope, opened at {self.owner.opened_at}, ended. "
+                "Open a scope of your own: `async with scope(): ...`."
+            )
+
+    def begin_anew(self) -> None:
         """Forget what belongs to the transaction that has ended."""
         self.failure = None
         self.doubtful = False
-        self.streams = []
+        self.streams = ()
 
-    async def _refuse_spoiled(self) -> None:
+    async def _prepare(self) -> None:
+        """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
+
+        def prepare(session: Session) -> None:
+            if (transaction := session.get_transaction()) is not None:
+                transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
+
+        session = self.object.sync_session
+        if session.dispatch.before_commit or not session._is_clean():  # pyright: ignore[reportPrivateUsage]
+            await self.object.run_sync(prepare)
+
+    async def refuse_spoiled(self) -> None:
         """Raise `RollbackOnlyError` when PostgreSQL would turn the COMMIT into a ROLLBACK."""
         session = self.object.sync_session
         if not (self.doubtful or self.failure is not None or has_failed(session)):
             return
         if (answer := await self.object.run_sync(find_spoiled)) is not None:
             raise RollbackOnlyError(
-                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a statement "
-                "in its transaction failed, the error was swallowed, and PostgreSQL takes no commit after "
-                "that. Let such an error out, or put what may fail in a savepoint: "
+                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
+                "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
+                "commit after that. Let such an error out, or put what may fail in a savepoint: "
                 '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
             ) from (self.failure or answer)
         forgive(session)
 
     async def _recover(self, error: BaseException) -> None:
         """After a failed commit: leave no connection in the pool that is still in the middle of something."""
-        session = self.object.sync_session
         try:
             if not isinstance(error, RollbackOnlyError | ReadOnlyScopeError) and not was_answered(error):
                 await self._reset_connections()
             await self.object.rollback()
         except Exception as failure:
-            terminate(session)
+            self.abort()
             error.add_note(f"The rollback after it failed too: {failure!r}")
 
     async def _reset_connections(self) -> None:
-        """SQLAlchemy's rollback sends nothing after a COMMIT was tried: roll back by the driver, or terminate."""
+        """Roll back by the driver, or terminate: SQLAlchemy's rollback sends nothing after a COMMIT."""
 
         def reset(session: Session) -> None:
             for connection in connections_of(session):
+                if connection.in_transaction():  # no COMMIT was sent, or it is not the session's to send
+                    continue
                 if connection.dialect.name == "sqlite" and not connection.invalidated:
-                    connection.dialect.do_rollback(connection.connection)  # type: ignore[arg-type]
+                    connection.dialect.do_rollback(connection.connection)
                 else:
                     connection.invalidate()
 
@@ -172,11 +264,11 @@ class HeldSession(Held):
 
     # -- readonly
 
-    def _refuse_flush(self, session: Session, *_: object) -> None:
-        if session.new or session.deleted or any(session.is_modified(each) for each in session.dirty):
+    def _refuse_flush(self, session: Session, *_: Any) -> None:
+        if has_changes(session):
             raise ReadOnlyScopeError(
-                f"The scope {self.owner.name}, opened at {self.owner.opened_at}, is readonly, and there are changes to "
-                "flush. Write in a scope of its own: `async with scope(commit=True): ...`."
+                f"The scope {self.owner.name}, opened at {self.owner.opened_at}, is readonly, and there are "
+                "changes to flush. Write in a scope of its own: `async with scope(commit=True): ...`."
             )
 
     def _refuse_changes(self) -> None:
@@ -187,10 +279,7 @@ class HeldSession(Held):
     async def savepoint(self) -> Savepoint | None:
         if not self.in_transaction:
             return self.beginning()
-        with suppress(UnboundExecutionError):  # no default bind: its connections are known when they are used
-            await self.object.connection()
-        await self.object.run_sync(refuse_broken_savepoints)
-        return SavepointOfSession(self, await self.object.begin_nested())
+        return SavepointOfSession(self, await self.object.run_sync(set_savepoint))
 
     def beginning(self) -> Savepoint | None:
         return WholeTransaction(self)
@@ -201,42 +290,42 @@ class HeldSession(Held):
         session = self.object.sync_session
         if not session.in_transaction():
             return None
-        if session.new or session.deleted or any(session.is_modified(each) for each in session.dirty):
+        if has_changes(session):
             return "it has pending changes. Flush and commit them, or expunge them, first"
-        transaction = session.get_transaction()
-        if session.in_nested_transaction() or (
-            transaction is not None and transaction.origin is SessionTransactionOrigin.BEGIN
-        ):
+        if session.in_nested_transaction() or session.get_transaction() is self.begun or self.commits_at_end:
             return "a begin() or a savepoint is open. Leave its block first"
-        if any(not stream.closed for stream in self.streams):
+        if any(not has_been_read(stream) for stream in self.streams):
             return "a stream is half read. Read it to its end, or close it, first"
-        if self.readonly or not connections_of(session):
-            return None
-        return await self.object.run_sync(wrote_or_locked)
+        return await self.object.run_sync(lambda _: wrote_or_locked(session, readonly=self.readonly))
 
     async def give_back(self) -> None:
         # The transaction's own close() rolls back and gives the connection back, and, unlike the
         # session's rollback() and commit(), expires nothing.
         def close(session: Session) -> None:
-            if (transaction := session.get_transaction()) is not None:
+            while (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
                 transaction.close()
 
         await self.object.run_sync(close)
-        self._begin_anew()
+        self.begin_anew()
 
 
 class SavepointOfSession(Savepoint):
     """A SAVEPOINT on the session's connections."""
 
-    def __init__(self, held: HeldSession, transaction: AsyncSessionTransaction) -> None:
+    def __init__(self, held: HeldSession, transaction: SessionTransaction) -> None:
         self.held = held
         self.transaction = transaction
 
+    async def refuse_spoiled(self) -> None:
+        if not has_ended(self.transaction):
+            await self.held.refuse_spoiled()
+
     async def release(self) -> None:
-        await self.transaction.commit()
+        if not has_ended(self.transaction):  # as by close() in the block
+            await self.held.object.run_sync(lambda _: self.transaction.commit())
 
     async def roll_back(self) -> None:
-        await self.transaction.rollback()
+        await self.held.object.run_sync(lambda _: self.transaction.rollback())
 
 
 class WholeTransaction(Savepoint):

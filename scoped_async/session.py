@@ -1,28 +1,46 @@
 """AsyncScopedSession: the proxy of the current scope's AsyncSession, and its table of names."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import Signature
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from warnings import warn
 
-from sqlalchemy.exc import InvalidRequestError
+import sqlalchemy
+from sqlalchemy.exc import InvalidRequestError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
 from ._checks import usable_unit
 from ._database import is_retryable as is_retryable
 from ._delegates import DELEGATES, end_otherwise
-from ._frame import Unit, current
+from ._frame import Frame, current, running_loop
 from ._proxy import Kind, Name, Proxy
-from ._resource import find
+from ._proxy import delegate as delegate
 from ._session import HeldSession
 
 if TYPE_CHECKING:
+    from typing import Never
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    _Session = AsyncSession
+    class _Refused:
+        """To a type checker, a name that nobody can read or write: no proxy is a ``Never``."""
+
+        def __get__(self, instance: Never, owner: Never) -> Never: ...
+        def __set__(self, instance: Never, value: Never) -> None: ...
+
+    class _Session(AsyncSession):
+        """To a type checker the proxy has all that an AsyncSession has, without the names refused."""
+
+        # They have another type there, which is the point.
+        sync_session: _Refused  # pyright: ignore[reportIncompatibleVariableOverride]
+        sync_session_class: _Refused  # pyright: ignore[reportIncompatibleVariableOverride]
+        dispatch: _Refused  # pyright: ignore[reportIncompatibleVariableOverride]
+        bind_mapper: _Refused  # pyright: ignore[reportIncompatibleMethodOverride]
+        bind_table: _Refused  # pyright: ignore[reportIncompatibleMethodOverride]
 else:
 
     class _Session:
-        """To a type checker the proxy has all that an AsyncSession has; at run time it has its table."""
+        """What the proxy has of an AsyncSession at run time."""
 
         __slots__ = ()
 
@@ -82,10 +100,6 @@ _NAMES: dict[str, Name] = {
 }
 """What `async_scoped_session` documents as proxied, and what `AsyncSession` documents and it forgot."""
 
-_WRITTEN_OUT = frozenset({"close_all", "configure", "identity_key", "object_session", "registry", "remove",
-                          "session_factory"})  # fmt: skip
-"""What is no delegate: the class methods, and what the proxy does itself."""
-
 _REFUSED: dict[str, str] = {
     "sync_session": "what is done on it is outside the guard",
     "sync_session_class": "it says how sessions are made, which is the factory's to say",
@@ -93,6 +107,15 @@ _REFUSED: dict[str, str] = {
     "bind_mapper": "the binds are the factory's to say: configure(binds=...)",
     "bind_table": "the binds are the factory's to say: configure(binds=...)",
 }
+
+
+_INSTALLED = tuple(int(part) for part in sqlalchemy.__version__.split(".")[:2])
+_TOO_NEW = {
+    name: "it came with SQLAlchemy {}.{}".format(*line.since)
+    for name, line in _NAMES.items()
+    if line.since > _INSTALLED
+}
+_AVAILABLE = {name: line for name, line in _NAMES.items() if name not in _TOO_NEW}
 
 
 class AsyncScopedSession(Proxy, _Session, Generic[S]):
@@ -105,46 +128,53 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
     coroutine methods raise `ConcurrentUseError` while another task's is in flight.
     """
 
-    _names = _NAMES
-    _delegates = DELEGATES
-    _refused = _REFUSED
+    _names = _AVAILABLE
+    _refused = _REFUSED | _TOO_NEW
 
     session_factory: "async_sessionmaker[S]"
     """What makes the sessions."""
     registry: "Registry[S]"
     """The session of the current scope: ``has()``, ``set()``, ``clear()``, and a call."""
+    _readonly_bind: "AsyncEngine | None"
 
     # fastapi-pagination, sqlakeyset, polyfactory and others look for just this before they call Session().
     if not TYPE_CHECKING:
         __class__ = property(lambda self: async_scoped_session)
 
     def __init__(
-        self, session_factory: "async_sessionmaker[S]", *, readonly_bind: "AsyncEngine | None" = None
+        self, session_factory: Callable[..., S], *, readonly_bind: "AsyncEngine | None" = None
     ) -> None:
         self.__dict__.update(
-            session_factory=session_factory, registry=Registry(self), _readonly_bind=readonly_bind
+            session_factory=session_factory,
+            registry=Registry(self),
+            _readonly_bind=readonly_bind,
+            # Else FastAPI's Depends(Session) would ask the client for a query parameter `kw`: a 422.
+            __signature__=Signature(),
         )
 
     def __call__(self, **kw: Any) -> S:
         """The current scope's session itself; ``kw`` goes to the factory when there is none yet.
 
-        What is done on it is outside the guard against concurrent use. Raises SQLAlchemy's ``InvalidRequestError`` for
-        ``kw`` when the session is there already.
+        What is done on it is outside the guard against concurrent use. Raises SQLAlchemy's
+        ``InvalidRequestError`` for ``kw`` when the session is there already.
         """
-        if kw:
-            if self.registry.has():
-                raise InvalidRequestError(
-                    "Scoped session is already present; no new arguments may be specified."
-                )
-            return cast("S", find(self, "Session()", lambda unit: self._make(**kw)).object)
-        return cast("S", self._find("").object)
+        frame = _get_current()
+        held: Any = frame.unit.get(self)
+        if held is None:
+            held = self._open(frame, "Session()", **kw)
+        elif kw:
+            raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
+        elif held.loop is not running_loop():
+            usable_unit(frame, "Session()")  # raises
+        return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
 
     def configure(self, **kw: Any) -> None:
         """Reconfigure the factory; warns when the current scope has its session already."""
         if self.registry.has():
             warn(
-                "At least one scoped session is already present. configure() can not affect sessions that have "
-                "already been created.",
+                "At least one scoped session is already present. configure() can not affect sessions that "
+                "have already been created.",
+                SAWarning,
                 stacklevel=2,
             )
         self.session_factory.configure(**kw)
@@ -170,8 +200,9 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         """Close all sessions of the process, as ``AsyncSession.close_all()``."""
         await AsyncSession.close_all()
 
-    object_session = AsyncSession.object_session
-    identity_key = AsyncSession.identity_key
+    if not TYPE_CHECKING:  # which has them from AsyncSession
+        object_session = AsyncSession.object_session
+        identity_key = AsyncSession.identity_key
 
     def __contains__(self, instance: object) -> bool:
         return instance in self._find("in").object
@@ -189,22 +220,38 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         return f"AsyncScopedSession({self.session_factory!r})"
 
     def _target(self, name: str) -> AsyncSession:
-        return self._find(name).object
+        held: Any = _get_current().unit.get(self)
+        if held is None or held.loop is not running_loop():
+            held = self._find(name)
+        return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
+
+    def _delegate(self, kind: Kind, name: str) -> Any:
+        return DELEGATES[kind](self, self._find, name)
 
     def _find(self, name: str) -> HeldSession:
-        return find(self, f"Session.{name}", self._make)
+        return self._open(_get_current(), f"Session.{name}")
 
-    def _make(self, _: "Unit | None" = None, **kw: Any) -> HeldSession:
-        owner = _get_current().owner
-        assert owner is not None
-        if owner.readonly and self._readonly_bind is not None:
-            kw |= {"bind": self._readonly_bind, "binds": {}}
-        return HeldSession(self.session_factory(**kw), owner, readonly=owner.readonly)
+    def _open(self, frame: Frame, what: str, **kw: Any) -> HeldSession:
+        """What the current scope holds of it; ``what`` was asked for.
+
+        No await stands between the look-up and the store, so many tasks that come first at the same moment
+        get one session.
+        """
+        unit = usable_unit(frame, what)
+        held = unit.get(self)
+        if held is None:
+            owner = frame.owner
+            assert owner is not None
+            readonly = owner.readonly
+            if readonly and self._readonly_bind is not None:
+                kw |= {"bind": self._readonly_bind, "binds": {}}
+            held = unit[self] = HeldSession(self.session_factory(**kw), owner, readonly=readonly)
+        return cast("HeldSession", held)
 
 
 _NO_CONTEXT_MANAGER = (
-    "A scoped session is no context manager: the scope closes it. Write `async with scope(commit=True): ...` for "
-    "a unit of work, or `async with Session.begin(): ...` for a transaction within one."
+    "A scoped session is no context manager: the scope closes it. Write `async with scope(commit=True): ...` "
+    "for a unit of work, or `async with Session.begin(): ...` for a transaction within one."
 )
 
 
@@ -239,7 +286,7 @@ class Registry(Generic[S]):
         unit = usable_unit(_get_current(), "Session.registry.clear()")
         held = unit.pop(self._proxy, None)
         if isinstance(held, HeldSession):
-            held.forgotten = True
             if held.in_transaction:
                 unit.callbacks.postpone()
+            held.forgotten = True
             unit[held] = held

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import wraps
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -56,7 +57,15 @@ class ScopedTaskGroup(TaskGroup):
         self, coro: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None
     ) -> "TaskHandle[T]":
         """Run ``coro`` in a scope of its own, in a task of its own; see anyio's ``create_task``."""
-        return self._group.create_task(self._run(coro), name=name, context=context)
+        # Whoever has no type checker may have called with something else.
+        if not isinstance(coro, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"expected a coroutine, got {type(coro).__qualname__}")
+        name = _name_of(coro) if name is None else name
+        try:
+            return self._group.create_task(self._run(coro), name=name, context=context)
+        except BaseException:
+            coro.close()  # no task runs it
+            raise
 
     @overload
     async def start(
@@ -83,10 +92,13 @@ class ScopedTaskGroup(TaskGroup):
     ) -> Any:
         """Start ``func`` in a scope of its own and wait until it calls ``task_status.started()``."""
 
-        async def started_in_scope(*, task_status: TaskStatus[Any]) -> T:
-            return await self._run(func(*args, task_status=task_status))
+        @wraps(func)
+        def started_in_scope(*, task_status: TaskStatus[Any]) -> Coroutine[Any, Any, T]:
+            coro = func(*args, task_status=task_status)
+            if isinstance(coro, Coroutine):  # pyright: ignore[reportUnnecessaryIsInstance]
+                return self._run(coro)
+            return coro  # which anyio refuses
 
-        name = name if name is not None else getattr(func, "__qualname__", None)
         if return_handle:
             return await self._group.start(started_in_scope, name=name, return_handle=True)
         return await self._group.start(started_in_scope, name=name)
@@ -100,7 +112,7 @@ class ScopedTaskGroup(TaskGroup):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool | None:
+    ) -> bool:
         return await self._group.__aexit__(exc_type, exc_val, exc_tb)
 
     async def _run(self, coro: Coroutine[Any, Any, T]) -> T:
@@ -119,3 +131,10 @@ class ScopedTaskGroup(TaskGroup):
         if isinstance(code, CodeType):
             return new_scope(options, code, -1)
         return new_scope(options, ScopedTaskGroup._run.__code__, -1)
+
+
+def _name_of(coro: Coroutine[Any, Any, Any]) -> str:
+    """The name that anyio gives the task of a coroutine: its module and its qualified name."""
+    frame = getattr(coro, "cr_frame", None)
+    module = frame.f_globals.get("__name__") if frame is not None else None
+    return ".".join(part for part in (module, getattr(coro, "__qualname__", None)) if part)
