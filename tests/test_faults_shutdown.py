@@ -1,0 +1,117 @@
+"""Faults: a loop that ends while scopes are open, or are being left."""
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+from scoped_async import (
+    AsyncScopedSession,
+    scope,
+)
+from watch import (
+    Gate,
+    Proxy,
+    out,
+    shut_gate,
+)
+
+
+class TestTheLoopEnds:
+    """``asyncio.run`` cancels what is left, helpers too: connections are terminated rather than left out."""
+
+    def run(self, postgres_url: str, unit: Callable[[Proxy, Gate], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with shut_gate(postgres_url) as gate:
+                Session = AsyncScopedSession(async_sessionmaker(engine))
+                await unit(Session, gate)
+
+        async def end() -> None:
+            """What ``asyncio.run`` does at its end; then the engine is disposed of, to leave nothing open."""
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.get_running_loop().shutdown_asyncgens()
+            assert out(engine) == 0
+            await engine.dispose()
+
+        engine = create_async_engine(postgres_url, pool_size=1, max_overflow=0)
+        complaints: list[dict[str, Any]] = []
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            runner.run(main())
+            runner.run(end())
+        gc.collect()
+        assert complaints == []
+
+    def test_with_a_scope_open(self, postgres_url: str) -> None:
+        async def worker(Session: Proxy) -> None:
+            async with scope(commit=True):
+                await Session.scalar(select(1))
+                ready.set()
+                await asyncio.Event().wait()
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            tasks.append(asyncio.create_task(worker(Session)))
+            await ready.wait()
+
+        ready, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+        self.run(postgres_url, unit)
+        assert tasks[0].cancelled()
+
+    def test_with_a_statement_in_flight(self, postgres_url: str) -> None:
+        async def worker(Session: Proxy, gate: Gate) -> None:
+            async with scope(commit=True):
+                await Session.scalar(gate.passing())
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            tasks.append(asyncio.create_task(worker(Session, gate)))
+            await gate.waiting()
+
+        tasks: list[asyncio.Task[None]] = []
+        self.run(postgres_url, unit)
+        assert tasks[0].cancelled()
+
+    def test_with_a_generator_open(self, postgres_url: str) -> None:
+        async def generate(Session: Proxy) -> AsyncGenerator[int | None, None]:
+            async with scope(commit=True):
+                yield await Session.scalar(select(1))
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            generators.append(generate(Session))
+            assert await anext(generators[0]) == 1
+
+        generators: list[AsyncGenerator[int | None, None]] = []
+        self.run(postgres_url, unit)
+
+    @pytest.mark.parametrize("steps", range(6))
+    @pytest.mark.parametrize("by_hand", [False, True], ids=["exit", "Session.commit()"])
+    def test_with_a_scope_being_left(self, postgres_url: str, by_hand: bool, steps: int) -> None:
+        """Cancelled with its helper at any step, before the helper's first one too."""
+
+        async def worker(Session: Proxy) -> None:
+            async with scope(commit=True):
+                await Session.scalar(select(1))
+                ready.set()
+                await go_on.wait()
+                if by_hand:
+                    await Session.commit()
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            tasks.append(asyncio.create_task(worker(Session)))
+            await ready.wait()
+            go_on.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+        ready, go_on, tasks = asyncio.Event(), asyncio.Event(), list[asyncio.Task[None]]()
+        self.run(postgres_url, unit)
+        assert tasks[0].cancelled()
