@@ -58,15 +58,17 @@ def _operation(proxy: object, find: Find, name: str) -> Callable[..., Coroutine[
         loop = running_loop()
         if held is None or held.loop is not loop:
             held = find(name)
-        if held.busy is not None and held.operation is SETTLING:
-            await let_settle(held)
-            held = find(name)  # the scope may have ended meanwhile
-        if held.busy is not None and not held.claim(name):
-            return await getattr(held.object, name)(*args, **kwargs)
+        if held.busy is not None:
+            if held.operation is SETTLING:
+                await let_settle(held)
+                held = find(name)  # the scope may have ended meanwhile
+            if not held.claim(name):
+                return await getattr(held.object, name)(*args, **kwargs)
         held.busy = current_task(loop)
         held.operation = name
         try:
-            return await getattr(held.object, name)(*args, **kwargs)
+            method = getattr(held.object, name)
+            return await (method(*args, **kwargs) if kwargs else method(*args))
         except BaseException as error:
             held.failure = error
             raise

@@ -57,6 +57,7 @@ class HeldSession(Held):
         self.object = session
         self.owner = owner
         self.loop = owner.loop
+        self.busy = self.released = None  # on the instance, where every operation finds them soonest
         self.readonly = readonly
         if readonly:
             event.listen(session.sync_session, "after_begin", set_read_only)
