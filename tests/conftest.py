@@ -16,6 +16,8 @@ from watch import Gate, Watched, pool_of_one, shut_gate
 
 # It does not allow SQLAlchemy 2.1 yet, so only the extra `clients` brings it.
 collect_ignore = [] if find_spec("fastapi_users") else ["clients/test_fastapi_users.py"]
+# The queues and their servers come with the extra `jobs`.
+collect_ignore += [] if find_spec("taskiq") and find_spec("faststream") else ["jobs"]
 
 
 @pytest.fixture(scope="session")

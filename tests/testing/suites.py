@@ -71,7 +71,7 @@ def run_suite(
     pytester.makeconftest(conftest)
     pytester.makepyfile(test_suite=f"{imports}\n{tests}")
     return pytester.runpytest_subprocess(
-        *PLUGIN, *runner.options, "-p", "no:cacheprovider", "--tb=short", *options, timeout=60
+        *PLUGIN, *runner.options, "-p", "no:cacheprovider", "--tb=short", *options, timeout=300
     )
 
 

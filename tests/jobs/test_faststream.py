@@ -1,0 +1,150 @@
+"""The middleware for FastStream: what is published of a handler, and how it says how it ended."""
+
+from typing import Any
+
+import pytest
+from faststream.exceptions import AckMessage, NackMessage
+from faststream.nats import NatsBroker, TestNatsBroker
+from job_ledger import Ledger
+from sqlalchemy.exc import IntegrityError
+
+from entries import break_the_commit, write
+from nats_server import NatsServer
+from scoped_async import current_scope, scope
+from scoped_async.faststream import ScopeMiddleware
+
+
+def new_broker(url: str = "nats://127.0.0.1:1", **options: Any) -> NatsBroker:
+    return NatsBroker(url, middlewares=[ScopeMiddleware(**options)])
+
+
+class TestReply:
+    """What the handler returns is sent after the commit, or not at all."""
+
+    async def test_sent_after_the_commit(self, ledger: Ledger) -> None:
+        broker = new_broker()
+        seen: list[set[str]] = []
+
+        @broker.subscriber("transfers")
+        @broker.publisher("receipts")
+        async def transfer(amount: int) -> str:
+            await write(ledger.session, "effect")
+            return current_scope().name
+
+        @broker.subscriber("receipts")
+        async def receipt(text: str) -> None:
+            assert text == "transfer"
+            seen.append(await ledger.effects())
+
+        async with TestNatsBroker(broker):
+            await broker.publish(1, "transfers")
+        assert seen == [{"effect"}]
+
+    async def test_none_after_a_failed_commit(self, ledger: Ledger) -> None:
+        broker = new_broker()
+        receipts: list[str] = []
+
+        @broker.subscriber("transfers")
+        @broker.publisher("receipts")
+        async def transfer(amount: int) -> str:
+            await break_the_commit(ledger.session)
+            return "done"
+
+        @broker.subscriber("receipts")
+        async def receipt(text: str) -> None:
+            receipts.append(text)
+
+        async with TestNatsBroker(broker):
+            with pytest.raises(IntegrityError):
+                await broker.publish(1, "transfers")
+        assert receipts == []
+
+    async def test_request_by_a_client(self, ledger: Ledger, nats: NatsServer, name: str) -> None:
+        """The answer that a client receives runs through its middlewares too, and opens no scope."""
+        broker = new_broker(nats.url)
+
+        @broker.subscriber(name)
+        async def transfer(amount: int) -> str:
+            await write(ledger.session, "effect")
+            return "done"
+
+        async with broker:
+            await broker.start()
+            answer = await broker.request(1, name, timeout=30)
+            assert await answer.decode() == "done"
+            assert await ledger.effects() == {"effect"}
+
+
+class TestHowItEnded:
+    """A handler may say itself what becomes of its message."""
+
+    async def test_acked_is_committed(self, ledger: Ledger) -> None:
+        """``AckMessage`` is no failure: the message will not come again, so the work must be kept."""
+        broker = new_broker()
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> None:
+            await write(ledger.session, "effect")
+            raise AckMessage
+
+        async with TestNatsBroker(broker):
+            await broker.publish(1, "transfers")
+        assert await ledger.effects() == {"effect"}
+
+    async def test_nacked_is_rolled_back(self, ledger: Ledger) -> None:
+        broker = new_broker()
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> None:
+            await write(ledger.session, "effect")
+            raise NackMessage
+
+        async with TestNatsBroker(broker):
+            await broker.publish(1, "transfers")
+        assert await ledger.effects() == set()
+
+    async def test_acked_and_the_commit_fails(self, ledger: Ledger) -> None:
+        """The failure takes the place of the acknowledgement."""
+        broker = new_broker()
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> None:
+            await break_the_commit(ledger.session)
+            raise AckMessage
+
+        async with TestNatsBroker(broker):
+            with pytest.raises(IntegrityError):
+                await broker.publish(1, "transfers")
+
+
+class TestOptions:
+    """Those of `scope()`, for the broker; a handler that needs others is decorated itself."""
+
+    def test_that_do_not_fit(self) -> None:
+        with pytest.raises(ValueError, match="readonly"):
+            ScopeMiddleware(readonly=True)
+
+    async def test_joined(self, ledger: Ledger) -> None:
+        """The test broker runs the handler where the message is published."""
+        broker = new_broker(propagation="join")
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> None:
+            await write(ledger.session, "effect")
+
+        async with TestNatsBroker(broker), scope():
+            await broker.publish(1, "transfers")
+        assert await ledger.effects() == set()
+
+    async def test_of_a_handler(self) -> None:
+        broker = new_broker()
+        seen: list[bool] = []
+
+        @broker.subscriber("reports")
+        @scope(readonly=True)
+        async def report(number: int) -> None:
+            seen.append(current_scope().readonly)
+
+        async with TestNatsBroker(broker):
+            await broker.publish(1, "reports")
+        assert seen == [True]

@@ -1,0 +1,231 @@
+"""The middleware for taskiq: what a task says of its scope, direct calls, shared tasks, failed commits."""
+
+import asyncio
+from typing import Annotated, Any
+
+import pytest
+from job_ledger import Ledger
+from sqlalchemy.exc import IntegrityError
+from taskiq import (
+    Context,
+    InMemoryBroker,
+    SimpleRetryMiddleware,
+    TaskiqDepends,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+    async_shared_broker,
+)
+
+from entries import Entry, break_the_commit, write
+from scoped_async import NoScopeError, ReadOnlyScopeError, Scope, current_scope, scope
+from scoped_async.taskiq import ScopeMiddleware
+
+
+def broker_with(*middlewares: TaskiqMiddleware) -> InMemoryBroker:
+    """A broker that has done the job when the sender goes on."""
+    broker = InMemoryBroker(await_inplace=True)
+    broker.add_middlewares(*middlewares)
+    return broker
+
+
+async def result_of(task: Any, *arguments: object) -> TaskiqResult[Any]:
+    sent = await task.kiq(*arguments)
+    result: TaskiqResult[Any] = await sent.wait_result(timeout=30)
+    return result
+
+
+class TestOptionsOfAJob:
+    """By the label ``scope`` where the task is declared."""
+
+    async def test_readonly(self, ledger: Ledger) -> None:
+        """It commits nothing, although the broker's jobs do."""
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task(scope={"readonly": True})
+        async def report() -> bool:
+            await ledger.deliveries()
+            return current_scope().readonly
+
+        @broker.task(scope={"readonly": True})
+        async def change() -> None:
+            ledger.session.add(Entry(text="effect"))
+            await ledger.session.flush()
+
+        assert (await result_of(report)).return_value is True
+        assert isinstance((await result_of(change)).error, ReadOnlyScopeError)
+
+    async def test_none(self) -> None:
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task(scope=False)
+        async def ping() -> bool:
+            return current_scope(None) is None
+
+        assert (await result_of(ping)).return_value is True
+
+    async def test_of_the_broker(self, ledger: Ledger) -> None:
+        broker = broker_with(ScopeMiddleware(commit=False))
+
+        @broker.task
+        async def forget() -> None:
+            await write(ledger.session, "effect")
+
+        assert not (await result_of(forget)).is_err
+        assert await ledger.effects() == set()
+
+    async def test_that_do_not_fit(self) -> None:
+        """They are refused where they are written, not when the job runs."""
+        broker = broker_with(ScopeMiddleware())
+
+        async def job() -> None:
+            """Never run."""
+
+        with pytest.raises(ValueError, match="readonly"):
+            ScopeMiddleware(commit=True, readonly=True)
+        with pytest.raises(ValueError, match="readonly"):
+            broker.task("both", scope={"readonly": True, "commit": True})(job)
+        with pytest.raises(TypeError, match="isolation"):
+            broker.task("unknown", scope={"isolation": "SERIALIZABLE"})(job)
+
+
+class TestWhichTasks:
+    """Every coroutine function of the broker, whenever it was declared."""
+
+    async def test_declared_before_the_middleware(self) -> None:
+        broker = InMemoryBroker(await_inplace=True)
+
+        @broker.task("early")
+        async def early() -> str:
+            return current_scope().name
+
+        broker.add_middlewares(ScopeMiddleware())
+        assert (await result_of(early)).return_value == "early"
+
+    async def test_shared(self) -> None:
+        """A task that was declared on no broker runs in one scope, on however many brokers."""
+        brokers = [broker_with(ScopeMiddleware()), broker_with(ScopeMiddleware())]
+
+        @async_shared_broker.task("shared")
+        async def shared() -> bool:
+            return current_scope().parent is None
+
+        for _ in range(2):
+            for broker in brokers:
+                sent = await shared.kicker().with_broker(broker).kiq()
+                assert (await sent.wait_result(timeout=30)).return_value is True
+
+    async def test_a_function_that_runs_in_a_thread(self) -> None:
+        """There is no scope in it: an asyncio session would be of no use there."""
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task
+        def plain() -> bool:
+            return current_scope(None) is None
+
+        assert (await result_of(plain)).return_value is True
+
+    async def test_with_dependencies(self) -> None:
+        """taskiq still finds what the function asks for."""
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task("asks")
+        async def asks(number: int, context: Annotated[Context, TaskiqDepends()]) -> str:
+            return f"{number} {context.message.task_name}"
+
+        assert (await result_of(asks, 7)).return_value == "7 asks"
+
+
+class TestDirectCall:
+    """In the caller's scope only when told so."""
+
+    async def test_a_scope_of_its_own(self, ledger: Ledger) -> None:
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task
+        async def transfer() -> Scope:
+            await write(ledger.session, "effect")
+            return current_scope()
+
+        async with scope() as outer:
+            inner = await transfer()
+        assert inner is not outer
+        assert await ledger.effects() == {"effect"}
+
+    async def test_joined(self, ledger: Ledger) -> None:
+        """Also by the broker in memory, which runs the job where it is sent."""
+        broker = broker_with(ScopeMiddleware())
+        ran_in: list[Scope] = []
+
+        @broker.task(scope={"propagation": "join"})
+        async def transfer() -> None:
+            await write(ledger.session, "effect")
+            ran_in.append(current_scope())
+
+        async with scope() as outer:
+            await transfer()
+            assert not (await result_of(transfer)).is_err
+        assert ran_in == [outer, outer]
+        assert await ledger.effects() == set()
+
+
+class TestFailedCommit:
+    """It is what the job fails with."""
+
+    async def test_seen_by_everybody(self, ledger: Ledger) -> None:
+        """The result holds the error itself, and the retry middleware runs the job again."""
+        broker = broker_with(SimpleRetryMiddleware(), ScopeMiddleware())
+        attempts = iter(range(10))
+
+        @broker.task(retry_on_error=True, max_retries=3)
+        async def transfer() -> str:
+            await write(ledger.session, "effect")
+            if next(attempts) == 0:
+                await break_the_commit(ledger.session)
+            return "done"
+
+        seen: list[BaseException] = []
+
+        class Watch(TaskiqMiddleware):
+            async def on_error(
+                self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
+            ) -> None:
+                assert result.error is exception
+                seen.append(exception)
+
+        broker.add_middlewares(Watch())
+        assert (await result_of(transfer)).return_value == "done"
+        assert [type(error) for error in seen] == [IntegrityError]
+        assert next(attempts) == 2
+        assert await ledger.effects() == {"effect"}
+
+
+class TestSendAfterTheCommit:
+    """``current_scope().after_commit(task.kiq, ...)`` in a request."""
+
+    @pytest.mark.parametrize("commit", [True, False])
+    async def test_sent_with_the_commit_only(self, ledger: Ledger, commit: bool) -> None:
+        broker = broker_with(ScopeMiddleware())
+        seen: list[set[str]] = []
+
+        @broker.task
+        async def follow_up(text: str) -> None:
+            seen.append(await ledger.effects())
+
+        async with scope(commit=commit):
+            await write(ledger.session, "order")
+            current_scope().after_commit(follow_up.kiq, "order")
+        assert seen == ([{"order"}] if commit else [])
+
+
+async def test_no_scope_is_left_behind() -> None:
+    """The scope ends with the job, also for whoever sends it from the same task."""
+    broker = broker_with(ScopeMiddleware())
+
+    @broker.task
+    async def transfer() -> None:
+        await asyncio.sleep(0)
+
+    await result_of(transfer)
+    with pytest.raises(NoScopeError):
+        current_scope()
