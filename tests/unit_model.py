@@ -204,7 +204,8 @@ class Model:
         del scope.layers[index:]
         if failing or frame.failed or frame.by_hand:
             self.log += [f"{name} rolled back" for layer in ended for name in layer.watched]
-            scope.transaction = frame.before
+            if frame.before == IDLE:  # else its connection stays
+                scope.transaction = IDLE
             return RollbackOnlyError if frame.failed else None
         for layer in ended:
             scope.layers[-1].lines += layer.lines
