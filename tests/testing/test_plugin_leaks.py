@@ -244,7 +244,7 @@ def test_without_a_leak(broken):
 """
         result = run_suite(pytester, RUNNERS["anyio"], tests, "--scope-leaks=error")
         result.assert_outcomes(passed=2, errors=2)
-        assert str(result.stdout).count("left behind") == 1
+        assert str(result.stdout).count("E   test_suite.py::test_leak left behind") == 1
         result.stdout.fnmatch_lines(
             ["E   LookupError: of the fixture", "E   test_suite.py::test_leak left behind:"]
         )
