@@ -175,7 +175,7 @@ class TestLaw14OneOperationAtATime:
                     await fetch()
             await gate.open()
             await first
-            assert (await stream.all(), await scalars.all()) == ([(1,)], [1])
+            assert (await stream.scalars().all(), await scalars.all()) == ([1], [1])
 
     async def test_the_enter_and_the_exit_of_begin(self, Session: Proxy, gate: Gate) -> None:
         async with scope():
@@ -266,4 +266,4 @@ class TestLaw15ItsOwnLoopOnly:
                     await stream.all()
 
             await asyncio.to_thread(asyncio.run, in_other_loop())
-            assert await stream.all() == [(1,)]
+            assert await stream.scalars().all() == [1]

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -26,9 +27,8 @@ class TestTheLoopEnds:
 
     def run(self, postgres_url: str, unit: Callable[[Proxy, Gate], Awaitable[None]]) -> None:
         async def main() -> None:
-            async with shut_gate(postgres_url) as gate:
-                Session = AsyncScopedSession(async_sessionmaker(engine))
-                await unit(Session, gate)
+            gate = await stack.enter_async_context(shut_gate(postgres_url))
+            await unit(AsyncScopedSession(async_sessionmaker(engine)), gate)
 
         async def end() -> None:
             """What ``asyncio.run`` does at its end; then the engine is disposed of, to leave nothing open."""
@@ -38,8 +38,10 @@ class TestTheLoopEnds:
             await asyncio.gather(*left, return_exceptions=True)
             await asyncio.get_running_loop().shutdown_asyncgens()
             assert out(engine) == 0
+            await stack.aclose()  # the gate stays shut till then
             await engine.dispose()
 
+        stack = AsyncExitStack()
         engine = create_async_engine(postgres_url, pool_size=1, max_overflow=0)
         complaints: list[dict[str, Any]] = []
         with asyncio.Runner() as runner:

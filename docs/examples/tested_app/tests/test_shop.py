@@ -41,7 +41,8 @@ async def test_the_connection_shows_what_the_shop_has_stored(
 ) -> None:
     await shop.stock_up("teapot", 3)
     [connection] = scoped_isolation
-    assert (await connection.execute(shop.Article.__table__.select())).all() == [("teapot", 3)]
+    articles = await connection.execute(shop.Article.__table__.select())
+    assert [tuple(article) for article in articles] == [("teapot", 3)]
 
 
 async def test_a_sale_serves_as_many_as_there_are_articles(own_database: AsyncEngine) -> None:
