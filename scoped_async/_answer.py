@@ -8,10 +8,10 @@ from typing import Any
 from ._callbacks import Outcome
 from ._checks import rollback_only_error, usable_unit
 from ._cleanup import Budget, OutOfTimeError, add_notes, one_error
-from ._frame import NEW
+from ._frame import NEW, Options
 from ._held import SETTLING, Held, wait_until_released
 from ._outcome import Conclusion, commit_in_order, conclude, roll_back_all
-from ._scope import Options, Scope
+from ._scope import Scope
 from .exceptions import ScopeCleanupError, ScopeError
 
 _LEAVE_FIRST = (

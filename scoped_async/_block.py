@@ -9,9 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
 from ._cleanup import add_notes, one_error, run_to_completion, to_its_end
-from ._frame import NEW, Frame, Unit, current, frames_of, leave, nearest_open
+from ._frame import NEW, Frame, Options, Unit, current, frames_of, leave, nearest_open
 from ._held import Held, Savepoint, claim_all, give_up_all, hand_over, let_settle
-from ._scope import Options, Scope, decorate, new_scope
+from ._scope import Scope, decorate, new_scope
 from .exceptions import NoScopeError, ScopeClosedError, ScopeError
 
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ class Block(Frame):
         assert isinstance(scope, Scope)
         self.scope, self._outer = scope, frame
         self._base = frame._base if isinstance(frame, Block) else frame
-        unit.blocks.append(self)
+        unit.blocks = [*unit.blocks, self]
         self._token = current.set(self)
         return scope
 
@@ -167,7 +167,7 @@ class Nested(Block):
         finally:
             give_up_all(claimed)
         self.level = unit.callbacks.open()
-        unit.savepoints.append(self)
+        unit.savepoints = [*unit.savepoints, self]
 
     async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
         claimed: list[Held] = []

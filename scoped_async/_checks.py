@@ -2,7 +2,8 @@
 
 from threading import current_thread
 
-from ._frame import CLOSING, Frame, Owner, Unit, running_loop
+from ._frame import CLOSING, Frame, Owner, Unit
+from ._running import running_loop
 from .exceptions import (
     ConcurrentUseError,
     ForeignThreadError,
@@ -18,19 +19,24 @@ def usable_unit(frame: Frame, what: str) -> Unit:
 
     Raises `NoScopeError`, `ForeignThreadError` or `ScopeClosedError`; ``what`` was asked for.
     """
+    owner, unit = frame.owner, frame.unit_in_use()
+    if owner is None or unit is None or owner.loop is not running_loop():
+        raise refusal(frame, what)
+    return unit
+
+
+def refusal(frame: Frame, what: str) -> ScopeError:
+    """Why there is nothing that operations in ``frame`` could use."""
     owner = frame.owner
     if owner is None:
-        raise NoScopeError(
+        return NoScopeError(
             f"{what} needs a scope, and none is current here. Open one: `async with scope(): ...`, or "
             "decorate the coroutine function with `@scope()`. A thread that was not started by "
             "asyncio.to_thread or anyio.to_thread does not inherit the scope either."
         )
-    unit = frame.unit_in_use()
-    if unit is None:
-        raise ScopeClosedError(closed_message(owner, what))
-    if owner.loop is not running_loop():
-        raise ForeignThreadError(foreign_message(owner, what))
-    return unit
+    if frame.unit_in_use() is None:
+        return ScopeClosedError(closed_message(owner, what))
+    return ForeignThreadError(foreign_message(owner, what))
 
 
 def closed_message(owner: Owner, what: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from ._running import current_task
+
 T = TypeVar("T")
 
 
@@ -18,15 +20,29 @@ async def run_to_completion(
     caller's to raise.
     """
     task = asyncio.create_task(work)
-    cancellation = None
-    # Without the shield, a cancelled anyio scope cancels this wait again at every turn of the loop.
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait((task,))
-            except asyncio.CancelledError as error:
-                cancellation = error
+    cancellation = await _wait(task)
+    if cancellation is not None:
+        # Without the shield, a cancelled anyio scope cancels this wait again at every turn of the loop.
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                cancellation = await _wait(task) or cancellation
     return task, cancellation
+
+
+async def _wait(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    """Return when ``task`` is done, or the cancellation that arrived before: as `asyncio.wait`, for less."""
+    waiter = asyncio.get_running_loop().create_future()
+
+    def wake(_: object) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    task.add_done_callback(wake)
+    try:
+        await waiter
+    except asyncio.CancelledError as error:
+        return error
+    return None
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -46,7 +62,7 @@ def ends_the_task(error: BaseException) -> bool:
     ``SystemExit`` and the like: these come out when all the other steps are done.
     """
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
+        task = current_task()
         return task is None or task.cancelling() > 0
     return isinstance(error, GeneratorExit)  # the loop was closed over the task
 
@@ -70,28 +86,33 @@ class Budget:
         """
         if self.remaining is None:
             return await work
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        timeout = asyncio.timeout(None)
+        loop, task = asyncio.get_running_loop(), current_task()
+        assert task is not None
+        started, cancelling = loop.time(), task.cancelling()
         out_of_time = False
 
         def expire() -> None:
             nonlocal out_of_time
             out_of_time = True
             abort()
-            timeout.reschedule(loop.time())
+            task.cancel()
 
-        timer = loop.call_later(self.remaining, expire)
+        timer = loop.call_at(started + self.remaining, expire)
         try:
-            async with timeout:
-                return await work
+            result = await work
         except BaseException as error:
-            if out_of_time:
-                raise OutOfTimeError from error
-            raise
+            if not out_of_time:
+                raise
+            # As asyncio.timeout() does: ours is taken back, and another's cancellation stays one.
+            if task.uncancel() > cancelling and isinstance(error, asyncio.CancelledError):
+                raise
+            raise OutOfTimeError from error
         finally:
             timer.cancel()
             self.remaining = max(0.0, self.remaining - (loop.time() - started))
+        if out_of_time:
+            task.uncancel()
+        return result
 
 
 def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:

@@ -32,6 +32,8 @@ async def clone_database(url: str | URL, template: str | None = None) -> AsyncGe
     with the template's and ``_clone_``, so what a killed run leaves behind is easily found.
 
     Raises `ScopeError` while somebody is connected to the template, and for what cannot be copied.
+
+    .. versionadded:: 0.1
     """
     url = make_url(url)
     backend = url.get_backend_name()

@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
 from .exceptions import RollbackOnlyError, ScopeError
 
@@ -50,11 +49,6 @@ def connections_of(session: Session) -> list[Connection]:
     # There is no public list of them before SQLAlchemy 2.1. Each stands there twice, under its engine too.
     entries = transaction._connections.values()  # pyright: ignore[reportPrivateUsage]
     return list({entry[0]: None for entry in entries})
-
-
-def is_reset_by_close(session: Session) -> bool:
-    """Whether ``close()`` leaves the session as good as new, as it does by default."""
-    return session._close_state is _SessionCloseState.CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
 
 
 def terminate(connections: Iterable[Connection]) -> None:
@@ -143,10 +137,12 @@ def is_unknown(error: BaseException) -> bool:
 def is_retryable(exc: BaseException) -> bool:
     """Whether running the whole unit of work again may succeed.
 
-    True for a serialization failure (SQLSTATE 40001), a deadlock (40P01), and a connection lost before
-    anything was sent to commit; also behind a `RollbackOnlyError`, and for a group all of whose errors are.
-    Never where the outcome of a commit is unknown. Use it with a retry library above the scope:
-    ``@stamina.retry(on=is_retryable)`` over ``@scope(commit=True)``.
+    ``exc``: what came out of the unit. True for a serialization failure (SQLSTATE 40001), a deadlock (40P01),
+    and a connection lost before anything was sent to commit; also behind a `RollbackOnlyError`, and for a
+    group all of whose errors are. Never where the outcome of a commit is unknown. Use it with a retry library
+    above the scope: ``@stamina.retry(on=is_retryable)`` over ``@scope(commit=True)``.
+
+    .. versionadded:: 0.1
     """
     if isinstance(exc, BaseExceptionGroup):
         errors = cast("BaseExceptionGroup[BaseException]", exc).exceptions

@@ -1,38 +1,25 @@
 """The end of a scope that holds something: wait for others, commit or roll back, call back, close."""
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from ._callbacks import Callbacks, Outcome, run_callbacks
+from ._callbacks import Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, ends_the_task
+from ._frame import Owner, Unit
 from ._held import Held, shown, wait_until_released
 from ._outcome import commit_in_order
 from .exceptions import ScopeCleanupError
 
 
 class Ending:
-    """The end of one scope, run in one helper task that no cancellation of the caller reaches."""
+    """The end of what one scope held, run in one helper task that no cancellation of the caller reaches."""
 
-    def __init__(
-        self,
-        objects: Mapping[object, Held],
-        callbacks: Callbacks,
-        *,
-        scope_name: str,
-        close_timeout: float | None,
-    ) -> None:
-        self.objects = objects
-        self.callbacks = callbacks
-        self.scope_name = scope_name
-        self.close_timeout = close_timeout
-        self.budget = Budget(close_timeout)
+    def __init__(self, scope: Owner, unit: Unit) -> None:
+        self.scope = scope
+        self.unit = unit
+        self.budget = Budget(scope.options.close_timeout)
         self.failures: list[BaseException] = []
-        self.abandoned: set[int] = set()
-
-    @property
-    def holdings(self) -> list[Held]:
-        """In the order of first use; a callback may add to them."""
-        return list(self.objects.values())
+        self.abandoned: set[Held] = set()
 
     async def conclude(self, *, commit: bool, rolled_back: bool) -> None:
         """Wait for others, commit or roll back, and run the callbacks.
@@ -40,22 +27,42 @@ class Ending:
         ``commit``: whether a commit is asked for. ``rolled_back``: whether the work counts as rolled back
         even when no transaction is open any more.
         """
-        await self._wait_for_others()
-        outcome = await self._conclude(commit=commit, rolled_back=rolled_back)
-        await self._call_back(outcome)
+        unit = self.unit
+        if busy := [held for held in unit.values() if held.busy is not None]:
+            await self._wait_for(busy)
+        late = bool(self.failures)  # what others still used was aborted
+        outcome = Outcome.COMMITTED
+        if commit and not late:
+            outcome, error = await commit_in_order(list(unit.values()), self.scope.options.close_timeout)
+            if error is not None:
+                self.failures.append(error)
+                await self._roll_back(self._in_transaction())
+        elif (lost := self._in_transaction()) or rolled_back or late:
+            outcome = Outcome.ROLLED_BACK
+            if not unit.has_callbacks:  # then the close comes next, which may do it
+                lost = [held for held in lost if not held.rolls_back_at_close]
+            await self._roll_back(lost)
+        if unit.has_callbacks:
+            await self._call_back(outcome)
 
     async def close(self) -> None:
         """Close everything, newest first."""
-        for held in reversed(self.holdings):
-            await self._attempt(held, held.close())
+        for held in reversed(list(self.unit.values())):
+            if held.is_idle:
+                try:
+                    held.close_in_place()
+                except BaseException as error:
+                    self.failures.append(error)
+            else:
+                await self._attempt(held, held.close())
 
     def abort(self) -> None:
         """Terminate every connection."""
-        for held in self.holdings:
+        for held in self.unit.values():
             held.abort()
 
-    async def _wait_for_others(self) -> None:
-        for held in [held for held in self.holdings if held.busy is not None]:
+    async def _wait_for(self, busy: Sequence[Held]) -> None:
+        for held in busy:
             try:
                 await self.budget.spend(wait_until_released(held), self.abort)
             except OutOfTimeError:
@@ -65,38 +72,30 @@ class Ending:
 
     def _abandon(self, held: Held) -> None:
         """Leave alone what another task still uses, and abort it once that task lets go of it."""
-        self.abandoned.add(id(held))
+        self.abandoned.add(held)
         assert held.released is not None
         held.released.add_done_callback(lambda _: held.abort())
 
-    async def _conclude(self, *, commit: bool, rolled_back: bool) -> Outcome:
-        late = bool(self.failures)  # what others still used was aborted
-        if commit and not late:
-            outcome, error = await commit_in_order(self.holdings, self.close_timeout)
-            if error is not None:
-                self.failures.append(error)
-                await self._roll_back()
-            return outcome
-        lost = await self._roll_back()
-        return Outcome.ROLLED_BACK if lost or rolled_back or late else Outcome.COMMITTED
+    def _in_transaction(self) -> list[Held]:
+        """What is in a transaction, newest first."""
+        return [held for held in reversed(list(self.unit.values())) if held.in_transaction]
 
-    async def _roll_back(self) -> bool:
-        """Roll back whatever is in a transaction, newest first; returns whether there was any."""
-        lost = [held for held in reversed(self.holdings) if held.in_transaction]
+    async def _roll_back(self, lost: Sequence[Held]) -> None:
         for held in lost:
             await self._attempt(held, held.lose())
-        return bool(lost)
 
     async def _call_back(self, outcome: Outcome) -> None:
         """Run the callbacks, then those that they register; what they leave uncommitted is rolled back."""
-        while callbacks := self.callbacks.settle(outcome):
+        await self._roll_back(self._in_transaction())  # the hook of a rollback may have registered them
+        while callbacks := self.unit.callbacks.settle(outcome):
             self.failures += await run_callbacks(callbacks)
-            if await self._roll_back():
+            if lost := self._in_transaction():
                 outcome = Outcome.ROLLED_BACK
+                await self._roll_back(lost)
 
     async def _attempt(self, held: Held, work: Coroutine[Any, Any, None]) -> None:
         """Await one step of the clean-up, in the time that is left; a failure stops no other step."""
-        if id(held) in self.abandoned:
+        if held in self.abandoned:
             work.close()
             return
         try:
@@ -112,7 +111,8 @@ class Ending:
 
     def _out_of_time(self, what: str) -> ScopeCleanupError:
         return ScopeCleanupError(
-            f"Leaving scope {self.scope_name} took longer than close_timeout={self.close_timeout} s while it "
-            f"waited for {what}: its sessions were invalidated and their connections terminated. Give "
-            "scope(close_timeout=...) more seconds, or find out what holds the session."
+            f"Leaving scope {self.scope.name} took longer than close_timeout="
+            f"{self.scope.options.close_timeout} s while it waited for {what}: its sessions were invalidated "
+            "and their connections terminated. Give scope(close_timeout=...) more seconds, or find out what "
+            "holds the session."
         )

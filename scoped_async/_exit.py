@@ -3,31 +3,44 @@
 import asyncio
 
 from ._checks import foreign_message, rollback_only_error
-from ._cleanup import run_to_completion
+from ._cleanup import add_notes, one_of, run_to_completion
 from ._ending import Ending
-from ._frame import CLOSING, Frame, Owner, Unit, current, running_loop
+from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit, current
+from ._running import current_task, running_loop
 from .exceptions import ForeignThreadError, ScopeError
 
 
-async def end(
-    scope: Owner, unit: Unit, exc: BaseException | None, *, commit: bool, close_timeout: float | None
-) -> tuple[list[BaseException], asyncio.CancelledError | None]:
-    """End what ``scope`` held; returns what failed, and the cancellation that arrived meanwhile.
+async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
+    """End what ``scope`` holds; returns what is to be raised instead of ``exc``, the body's exception."""
+    if scope.unit is NEW or scope.unit is CLOSING or scope.unit is CLOSED:
+        raise ScopeError(f"{scope!r} cannot be left: it was not entered, or it is left already.")
+    unit, scope.unit = scope.unit.take(), CLOSING
+    failures, cancellation = await _end(scope, unit, exc)
+    unit.clear()
+    if failures and (on_its_way := cancellation or exc) is not None:
+        add_notes(on_its_way, failures)
+    elif failures:
+        return one_of(failures, f"Leaving the scope {scope.name}, opened at {scope.opened_at}, failed")
+    return cancellation
 
-    ``exc``: the exception of the body. ``commit``: whether the scope commits on a clean exit.
-    """
+
+async def _end(
+    scope: Owner, unit: Unit, exc: BaseException | None
+) -> tuple[list[BaseException], asyncio.CancelledError | None]:
+    """Returns what failed, and the cancellation that arrived meanwhile."""
     if scope.loop is not running_loop():
         for held in unit.values():
             held.abort()
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))], None
+    idle = not unit.must_conclude
     for held in unit.values():
         # The helper of an ending in the body may have been cancelled before it could take over.
-        if held.busy is not None and held.busy is asyncio.current_task():
+        if held.busy is not None and held.busy is current_task():
             held.give_up()
-    if not unit.must_conclude and all(held.is_idle for held in unit.values()):
+        idle = idle and held.is_idle
+    if idle:
         return close_in_place(unit), None
-    work = conclude_exit(scope, unit, exc, commit=commit and exc is None, close_timeout=close_timeout)
-    task, cancellation = await run_to_completion(work)
+    task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
     if task.cancelled():  # the loop is shutting down, and the work may not even have begun
         for held in unit.values():
             held.abort()
@@ -46,13 +59,12 @@ def close_in_place(unit: Unit) -> list[BaseException]:
     return failures
 
 
-async def conclude_exit(
-    scope: Owner, unit: Unit, exc: BaseException | None, *, commit: bool, close_timeout: float | None
-) -> list[BaseException]:
+async def conclude_exit(scope: Owner, unit: Unit, exc: BaseException | None) -> list[BaseException]:
     """What the helper task does."""
+    commit = scope.options.commit and exc is None
     frame = Exit(scope, unit)
     current.set(frame)
-    ending = Ending(unit, unit.callbacks, scope_name=scope.name, close_timeout=close_timeout)
+    ending = Ending(scope, unit)
     if commit and unit.failure is not None:
         ending.failures.append(rollback_only_error(scope, unit.failure))
     elif commit and unit.blocks:
@@ -64,13 +76,9 @@ async def conclude_exit(
         )
     refused = bool(ending.failures) or unit.rollback_only
     rolled_back = exc is not None or refused or unit.failure is not None
-    try:
-        await ending.conclude(commit=commit and not refused, rolled_back=rolled_back)
-        frame.unit = CLOSING  # what a close hook touched now would outlive the scope
-        await ending.close()
-    except asyncio.CancelledError:  # the loop is shutting down: nothing can be waited for any more
-        ending.abort()
-        raise
+    await ending.conclude(commit=commit and not refused, rolled_back=rolled_back)
+    frame.unit = CLOSING  # what a close hook touched now would outlive the scope
+    await ending.close()
     return ending.failures
 
 

@@ -1,32 +1,42 @@
 """What is current: the one ContextVar, the frames that it holds, and the unit that they share."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ._callbacks import Callbacks
 from ._held import Held
 
-# The loop that runs here, or None, where the public get_running_loop() raises.
-running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
+
+class Nothing:
+    """What a unit holds of a resource that was not touched: nothing that could be used in any loop."""
+
+    loop = object()
+
+
+NOTHING = Nothing()
+
+
+_NONE_OPEN: list[Any] = []
 
 
 class Unit(dict[object, Held]):
     """What a scope holds: objects by resource in the order of first use, callbacks, blocks and marks."""
 
-    __slots__ = ("_callbacks", "blocks", "failure", "rollback_only", "savepoints")
+    # Defaults of the class, which cost a unit nothing. The lists are replaced, not added to.
+    _callbacks: Callbacks | None = None
+    savepoints: "list[OpenSavepoint]" = _NONE_OPEN
+    """The nested blocks and ``begin_nested()`` that are open, the innermost last."""
+    blocks: "list[Frame]" = _NONE_OPEN
+    """The joined and nested blocks that are open, the innermost last."""
+    rollback_only = False
+    """Set by hand."""
+    failure: BaseException | None = None
+    """What a joined block failed with."""
 
-    def __init__(self) -> None:
-        self._callbacks: Callbacks | None = None
-        self.savepoints: list[OpenSavepoint] = []
-        """The nested blocks and ``begin_nested()`` that are open, the innermost last."""
-        self.blocks: list[Frame] = []
-        """The joined and nested blocks that are open, the innermost last."""
-        self.rollback_only = False
-        """Set by hand."""
-        self.failure: BaseException | None = None
-        """What a joined block failed with."""
+    def __missing__(self, resource: object) -> Any:
+        return NOTHING
 
     __eq__ = object.__eq__  # a unit is itself: two empty ones are not the same
     __hash__ = object.__hash__  # type: ignore[assignment]  # dict sets it to None
@@ -39,26 +49,28 @@ class Unit(dict[object, Held]):
         return self._callbacks
 
     @property
+    def has_callbacks(self) -> bool:
+        """Whether there is one that has not run."""
+        return bool(self._callbacks)
+
+    @property
     def must_conclude(self) -> bool:
         """Whether leaving needs more than to close what is held."""
         return bool(self._callbacks or self.blocks) or self.failure is not None
 
-    @property
     def is_spent(self) -> bool:
         """Whether leaving needs nothing at all but to let go of what is held."""
         if self._callbacks or self.blocks or self.failure is not None:
             return False
         for held in self.values():  # noqa: SIM110  # a generator would cost every scope twice as much
-            if not held.is_spent:
+            if not held.is_spent():
                 return False
         return True
 
     def take(self) -> "Unit":
         """Move everything to a unit of its own, so that whoever shares this one finds nothing more."""
-        taken = Unit()
-        taken.update(self)
-        taken._callbacks, taken.blocks, taken.savepoints = self._callbacks, self.blocks, self.savepoints
-        taken.rollback_only, taken.failure = self.rollback_only, self.failure
+        taken = Unit(self)
+        vars(taken).update(vars(self))
         self.clear()
         return taken
 
@@ -111,16 +123,26 @@ class Frame:
         """Let the work of this frame be rolled back at its end."""
 
 
+class Options(NamedTuple):
+    """How a scope is to run, as given to ``scope()``."""
+
+    commit: bool = False
+    readonly: bool = False
+    name: str | Callable[[], str] | None = None
+    close_timeout: float | None = 10.0
+
+
 class Owner(Frame):
     """A scope, as far as its frames, its sessions and the errors need to know it."""
 
-    __slots__ = ("loop",)
+    __slots__ = ("loop", "options")
     loop: asyncio.AbstractEventLoop | None
+    options: Options
 
     @property
     def readonly(self) -> bool:
         """Whether its sessions may only read."""
-        raise NotImplementedError
+        return self.options.readonly
 
     @property
     def name(self) -> str:

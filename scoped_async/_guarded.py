@@ -118,7 +118,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         self.task = asyncio.current_task()
         self.starting = True
         if self.nested:
-            unit.savepoints.append(self)
+            unit.savepoints = [*unit.savepoints, self]
         try:
             await super().start(is_ctxmanager)
         finally:
@@ -192,8 +192,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         if self.nested:
             await roll_back()
         else:
-            with self.held.cutting_off():
-                await roll_back()
+            await self.held.cutting_off(roll_back)
 
     async def _end(
         self, unit: Unit, operation: str, end: Callable[[], Coroutine[Any, Any, None]], *, lost: bool = False

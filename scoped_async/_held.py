@@ -5,20 +5,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ._running import current_task
 from .exceptions import ConcurrentUseError
 
 
 class Held(ABC):
     """An object that a scope holds: who uses it, and how it ends."""
 
-    busy: "asyncio.Task[Any] | None" = None
+    # On the instance, all of them: what an instance has and its class too is slower to find.
+    busy: "asyncio.Task[Any] | None"
     """The task whose operation is in flight."""
-    operation = ""
+    operation: str
     """The name of that operation."""
-    released: "asyncio.Future[None] | None" = None
+    released: "asyncio.Future[None] | None"
     """Set by whoever waits for the end of that operation."""
+    rolls_back_at_close = False
+    """Whether ``close()`` rolls back what is still in a transaction."""
 
-    @property
     def is_spent(self) -> bool:
         """Whether nothing is left to close: it may be let go without another word."""
         return False
@@ -98,7 +101,7 @@ class Held(ABC):
         It is not when the same task has it already: a task may nest operations. Raises
         ``ConcurrentUseError`` when another task's operation is in flight.
         """
-        task = asyncio.current_task()
+        task = current_task()
         if self.busy is None:
             self.busy = task
             self.operation = operation
@@ -154,7 +157,7 @@ def claim_all(holdings: Sequence[Held], operation: str) -> list[Held]:
 
 def hand_over(claimed: Iterable[Held]) -> None:
     """Let this task, a helper of the one that claimed, nest operations: event hooks run in it."""
-    task = asyncio.current_task()
+    task = current_task()
     for held in claimed:
         held.busy = task
 
@@ -171,7 +174,7 @@ SETTLING = "the end of the work before an answer"
 
 async def let_settle(held: Held) -> None:
     """Wait while `SETTLING` is in flight, unless this task does that."""
-    while held.operation is SETTLING and held.busy is not None and held.busy is not asyncio.current_task():
+    while held.busy is not None and held.operation is SETTLING and held.busy is not current_task():
         await wait_until_released(held)
 
 

@@ -28,16 +28,19 @@ def isolate(*given: Any) -> Any:
     ``async with isolate(Session, engine) as connection: ...``, or for several
     ``async with isolate((A, engine_a), (B, engine_b)) as (connection_a, connection_b): ...``. Until the block
     is left, every session that the proxy makes, in any scope, task or request, joins one outer transaction on
-    one connection per engine (``join_transaction_mode="create_savepoint"``), which is yielded for the test's
-    own statements. Commits, rollbacks, callbacks and deferred constraints of PostgreSQL behave as without it,
-    and what one scope has committed the next one sees. Within another `isolate` of an engine, it is a
-    savepoint there. A session that chooses between several engines gets each that is given.
+    one connection per engine, as SQLAlchemy has it under "Joining a Session into an External Transaction"
+    (``join_transaction_mode="create_savepoint"``), which is yielded for the test's own statements. Commits,
+    rollbacks, callbacks and deferred constraints of PostgreSQL behave as without it, and what one scope has
+    committed the next one sees. Within another `isolate` of an engine, it is a savepoint there. A session
+    that chooses between several engines gets each that is given.
 
     One connection carries one unit of work at a time: `ScopeError` at the first statement of a scope while
     another has work on it, nested or beside; `clone_database` has no such limit. `ScopeError` too at the
     entry when the current scope has a session already, when a session would work on an engine that was not
     given, when the connection was terminated, committed or rolled back, and at the end when a scope still has
     work on it.
+
+    .. versionadded:: 0.1
     """
     if len(given) == 2 and isinstance(given[1], AsyncEngine):
         return _isolate_one(given)

@@ -15,7 +15,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
-from ._frame import CLOSING, Owner, current, running_loop
+from ._frame import CLOSING, Owner, current
+from ._running import running_loop
 from ._scope import Scope
 
 greenlet: Any = import_module("greenlet")  # has no types of its own

@@ -3,12 +3,13 @@
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar
 
 from ._block import Block, Mandatory, Nested
-from ._frame import NEW
-from ._scope import Options, Scope
+from ._frame import NEW, Options
+from ._scope import Scope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +54,7 @@ def checked_options(
     return Options(commit, readonly, name, close_timeout)
 
 
+@lru_cache  # of which a program has few
 def _checked(
     *,
     commit: bool = False,
@@ -98,11 +100,14 @@ else:
         ``close_timeout``: seconds that the exit may wait for other tasks, rollback and close together, 10
         by default, ``None``: no bound; a commit gets as many of its own.
 
-        Yields the `Scope`. Raises `ValueError` for ``readonly`` with ``commit``, `TypeError` when it
-        decorates anything but a coroutine function, `ScopeError` when entered twice. The exit raises what a
-        commit or a clean-up raised, several as an ``ExceptionGroup``; with an exception of the body on its
-        way they become notes on it. `RollbackOnlyError` when a commit was asked for and a block that joined
-        has failed; `ScopeCleanupError` past ``close_timeout``.
+        Yields the `Scope`, which is current (PEP 567) in the block and in what is started there. Raises
+        `ValueError` for ``readonly`` with ``commit``, `TypeError` when it decorates anything but a coroutine
+        function, `ScopeError` when entered twice. The exit raises what a commit or a clean-up raised, several
+        as an ``ExceptionGroup``; with an exception of the body on its way they become notes on it.
+        `RollbackOnlyError` when a commit was asked for and a block that joined has failed;
+        `ScopeCleanupError` past ``close_timeout``.
+
+        .. versionadded:: 0.1
         """
         frame = _getframe(1)
         if options:

@@ -42,15 +42,14 @@ class Added(NamedTuple):
 
 
 class Proxy:
-    """Delegates by ``__getattr__`` over ``_names``; a subclass says to what, and how for each kind.
+    """Delegates by ``__getattr__`` over ``_names``; a subclass says how, for each kind.
 
     Delegates bind late: what they are made of depends on the name alone, so each is made once, kept on the
-    instance, and the next access does not come through ``__getattr__`` again.
+    class, and the next access does not come through ``__getattr__`` again.
     """
 
     _names: Mapping[str, Name] = {}
     _refused: Mapping[str, str] = {}
-    _attributes: frozenset[str] = frozenset()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -58,26 +57,29 @@ class Proxy:
         cls._names = {**cls._names, **{name: Name(value.kind) for name, value in added.items()}}
         for name in added:
             delattr(cls, name)  # so that it is looked up in the table
-        cls._attributes = frozenset(
-            name for name, line in cls._names.items() if line.kind in (Kind.ATTRIBUTE, Kind.WRITABLE)
-        )
+        for base in cls.__bases__:  # so that super() finds what is overridden
+            for name in cls.__dict__.keys() & getattr(base, "_names", {}).keys():
+                base._keep(name)
 
-    def _target(self, name: str) -> Any:
-        """The object whose attribute ``name`` is asked for."""
+    @classmethod
+    def _delegate(cls, kind: Kind, name: str) -> Any:
+        """The function or property that a name stands for."""
         raise NotImplementedError
 
-    def _delegate(self, kind: Kind, name: str) -> Any:
-        """What a name is that is no attribute."""
-        raise NotImplementedError
+    @classmethod
+    def _keep(cls, name: str) -> Any:
+        delegate = cls._delegate(cls._names[name].kind, name)
+        setattr(cls, name, delegate)
+        return delegate
 
     def _look_up(self, name: str) -> Any:
-        if name in self._attributes:
-            return getattr(self._target(name), name)
-        entry = self._names.get(name)
-        if entry is None:
+        if name not in self._names:
             raise AttributeError(self._no_such_name(name), name=name, obj=self)
-        delegate = self.__dict__[name] = self._delegate(entry.kind, name)
-        return delegate
+        return self._keep(name).__get__(self)
+
+    def _target(self, name: str) -> Any:
+        """The object whose attribute ``name`` is assigned to."""
+        raise NotImplementedError
 
     def _assign(self, name: str, value: object) -> None:
         entry = self._names.get(name)
@@ -108,12 +110,15 @@ class Proxy:
 
 
 def delegate(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Add a method of your own session class to the proxy, under the same name, with its types::
+    """Add ``method``, one of your own session class, to the proxy, under the same name, with its types::
 
         class HeroSession(AsyncScopedSession[SQLModelSession]):
             exec = delegate(SQLModelSession.exec)
 
-    A coroutine method is guarded as ``execute()`` is: one operation at a time.
+    A coroutine method is guarded as ``execute()`` is: one operation at a time. Returns what stands for it in
+    the class body.
+
+    .. versionadded:: 0.1
     """
     added: Any = Added(Kind.OPERATION if iscoroutinefunction(method) else Kind.METHOD)
     return added  # type: ignore[no-any-return]  # a type checker shall see the method itself

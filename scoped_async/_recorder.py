@@ -30,7 +30,10 @@ class Place:
 
 @dataclass
 class Statement:
-    """One statement, also for many rows (``executemany``); not what only controls the transaction."""
+    """One statement, also for many rows (``executemany``); not what only controls the transaction.
+
+    .. versionadded:: 0.1
+    """
 
     sql: str
     place: Place | None
@@ -48,7 +51,10 @@ class End:
 
 @dataclass
 class HeldConnection:
-    """A connection, from its checkout to its return; under `isolate` while a session has work on it."""
+    """A connection, from its checkout to its return; under `isolate` while a session has work on it.
+
+    .. versionadded:: 0.1
+    """
 
     place: Place | None
     seconds: float = 0.0
@@ -59,7 +65,10 @@ class HeldConnection:
 
 @dataclass
 class Recording:
-    """What happened, in order. ``print()`` shows it as text, one scope after the other."""
+    """What happened, in order. ``print()`` shows it as text, one scope after the other.
+
+    .. versionadded:: 0.1
+    """
 
     statements: list[Statement] = field(default_factory=list[Statement])
     ends: list[End] = field(default_factory=list[End])
@@ -76,7 +85,7 @@ class Recording:
         return sum(not end.committed for end in self.ends)
 
     def of(self, scope: Owner | str | None) -> "Recording":
-        """What happened in a scope, in all scopes of a name, or (``None``) outside of any."""
+        """What happened in ``scope``: in that one, in all of a name, or (``None``) outside of any."""
 
         def belongs(place: Place | None) -> bool:
             if place is None or scope is None:
@@ -110,10 +119,12 @@ def _lines_of(name: str | None, part: Recording) -> Iterator[str]:
 def recorder(*engines: AsyncEngine) -> Generator[Recording]:
     """Record what happens on the engines during the block: ``with recorder(engine) as recorded: ...``.
 
-    ``recorded.statements``, ``.commits``, ``.rollbacks`` and ``.connections`` grow as it happens, and
-    ``recorded.of(scope)`` is the part of one. Works under `isolate` too, where a session's work on the one
-    connection counts as a connection held, and its end as a commit or rollback. It stands on SQLAlchemy's
-    events, so it costs nothing while there is none.
+    Yields the `Recording`. ``recorded.statements``, ``.commits``, ``.rollbacks`` and ``.connections`` grow as
+    it happens, and ``recorded.of(scope)`` is the part of one. Works under `isolate` too, where a session's
+    work on the one connection counts as a connection held, and its end as a commit or rollback. It stands on
+    SQLAlchemy's events, so it costs nothing while there is none.
+
+    .. versionadded:: 0.1
     """
     recording = Recording()
     writer = _Writer(recording, {engine.sync_engine for engine in engines})

@@ -5,8 +5,9 @@ from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
 from ._checks import foreign_message, usable_unit
-from ._frame import Unit, current, running_loop
+from ._frame import Unit, current
 from ._held import Held
+from ._running import running_loop
 from .exceptions import ForeignThreadError
 
 T = TypeVar("T")
@@ -21,6 +22,8 @@ class ScopedResource(Generic[T]):
     ``factory``: a function without arguments, not async. ``commit``, ``rollback``, ``close``: called with
     the object when the scope commits, rolls back, or ends; sync or async; ``None``: nothing to do. They
     are the scope's to call, in the order of its exit.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class HeldObject(Held, Generic[T]):
     def __init__(
         self, object: T, label: str, commit: Hook[T] | None, roll_back: Hook[T] | None, close: Hook[T] | None
     ) -> None:
+        self.busy = self.released = None
         self.object = object
         self.touched = False
         self._label = label

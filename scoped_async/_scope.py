@@ -8,11 +8,11 @@ from contextvars import Token
 from functools import wraps
 from inspect import iscoroutinefunction, unwrap
 from types import CodeType, TracebackType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from ._callbacks import Callback, Outcome
 from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
-from ._cleanup import add_notes, one_error, one_of
+from ._cleanup import one_error
 from ._exit import end
 from ._frame import (
     CLOSED,
@@ -21,14 +21,15 @@ from ._frame import (
     NO_SCOPE,
     UNUSED,
     Frame,
+    Options,
     Owner,
     Unit,
     current,
     leave,
     nearest_open,
-    running_loop,
 )
 from ._outcome import Conclusion, commit_all, conclude, release_all, roll_back_all
+from ._running import running_loop
 from .exceptions import ScopeError
 
 D = TypeVar("D")
@@ -39,32 +40,24 @@ _MISSING = Token.MISSING
 _get_current, _set_current, _reset_current = current.get, current.set, current.reset
 
 
-class Options(NamedTuple):
-    """How a scope is to run, as given to ``scope()``."""
-
-    commit: bool = False
-    readonly: bool = False
-    name: str | Callable[[], str] | None = None
-    close_timeout: float | None = 10.0
-
-
 class Scope(Owner):
     """A unit of work: the sessions that are touched while it is current live in it and end with it.
 
     Made by `scope()`, entered once by ``async with``. A scope compares and hashes as itself.
+
+    .. versionadded:: 0.1
     """
 
-    __slots__ = ("code", "instruction", "link", "options")
+    __slots__ = ("code", "instruction", "link")
     code: CodeType
     instruction: int
     """Where in ``code`` it was opened; below zero: at its first line."""
     link: "Token[Frame] | tuple[weakref.ref[Frame], ...] | None"
     """While open the token; then what was still open around it."""
-    options: Options
 
     @property
     def token(self) -> "Token[Frame] | None":
-        """The ``Token`` of the one ContextVar that the entry returned; ``None`` before and after."""
+        """The ``Token`` (PEP 567) that the entry of the scope returned; ``None`` before it and afterwards."""
         link: Token[Frame] | tuple[weakref.ref[Frame], ...] | None = getattr(self, "link", None)
         return link if isinstance(link, Token) else None
 
@@ -88,11 +81,6 @@ class Scope(Owner):
         if self.instruction >= 0:
             line = list(self.code.co_positions())[self.instruction // 2][0]
         return line or self.code.co_firstlineno
-
-    @property
-    def readonly(self) -> bool:
-        """Whether its sessions may only read."""
-        return self.options.readonly
 
     @property
     def parent(self) -> "Scope | None":
@@ -165,7 +153,10 @@ class Scope(Owner):
         self._usable("after_commit()").callbacks.add(Callback(Outcome.COMMITTED, fn, args))
 
     def after_rollback(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
-        """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`."""
+        """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`.
+
+        Raises what that raises.
+        """
         self._usable("after_rollback()").callbacks.add(Callback(Outcome.ROLLED_BACK, fn, args))
 
     @property
@@ -213,9 +204,11 @@ class Scope(Owner):
         return self.unit is not CLOSED
 
     def unit_in_use(self) -> Unit | None:
-        if self.unit is UNUSED:
-            self.unit = Unit()
-        return None if self.unit is CLOSING or self.unit is CLOSED or self.unit is NEW else self.unit
+        unit = self.unit
+        if unit is UNUSED:
+            unit = self.unit = Unit()
+            return unit
+        return None if unit is CLOSING or unit is CLOSED or unit is NEW else unit
 
     @property
     def marked(self) -> bool:
@@ -243,22 +236,21 @@ class Scope(Owner):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        unit = self.unit
-        if unit is not UNUSED:
-            if self.loop is not running_loop() or not unit.is_spent or self.link is None:
-                await self._end(exc)
-                return
-            unit.clear()
+        unit, failure = self.unit, None
+        if unit is not UNUSED and (self.link is None or not unit.is_spent()):
+            failure = await end(self, exc)
         self.unit = CLOSED
         token: Any = self.link
-        if _get_current() is self and token.old_value is _MISSING:
-            try:
+        try:
+            if _get_current() is self and token.old_value is _MISSING:
                 _reset_current(token)
                 self.link = None
-                return
-            except ValueError:  # entered in another Context, of which this one is a copy
-                pass
-        self._leave(token)
+            else:
+                self._leave(token)
+        except ValueError:  # entered in another Context, of which this one is a copy
+            self._leave(token)
+        if failure is not None:
+            raise failure
 
     def _leave(self, token: "Token[Frame]") -> None:
         """Leave what a fast exit does not: keep no more than weak references to what is open around."""
@@ -269,26 +261,6 @@ class Scope(Owner):
             around.append(weakref.ref(frame))
             frame = nearest_open(frame.outer)
         self.link = tuple(around) or None
-
-    async def _end(self, exc: BaseException | None) -> None:
-        """Leave a scope that holds something."""
-        if self.unit is NEW or self.unit is CLOSING or self.unit is CLOSED:
-            raise ScopeError(f"{self!r} cannot be left: it was not entered, or it is left already.")
-        token: Any = self.link
-        unit, self.unit = self.unit.take(), CLOSING
-        options = self.options
-        failures, cancellation = await end(
-            self, unit, exc, commit=options.commit, close_timeout=options.close_timeout
-        )
-        unit.clear()
-        self.unit = CLOSED
-        self._leave(token)
-        if on_its_way := cancellation or exc:
-            add_notes(on_its_way, failures)
-        if cancellation is not None:
-            raise cancellation
-        if exc is None and failures:
-            raise one_of(failures, f"Leaving the scope {self.name}, opened at {self.opened_at}, failed")
 
     def __del__(self) -> None:
         if self.unit is not CLOSED and self.unit is not NEW:
@@ -344,10 +316,12 @@ def current_scope() -> Scope: ...
 @overload
 def current_scope(default: D) -> Scope | D: ...
 def current_scope(default: Any = _NO_DEFAULT) -> Any:
-    """The scope that is current.
+    """The scope that is current: what the one ContextVar (PEP 567) says in this Context.
 
     ``default``: returned when there is none, instead of raising `NoScopeError`. Raises `ScopeClosedError`
     when the one that is current here has ended.
+
+    .. versionadded:: 0.1
     """
     frame = _get_current()
     scope = frame.owner

@@ -1,13 +1,13 @@
 """What a scope holds of an AsyncSession: how it commits, rolls back, nests, gives back and closes."""
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IllegalStateChangeError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
+from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
 from ._database import (
     connections_of,
@@ -17,7 +17,6 @@ from ._database import (
     has_changes,
     has_ended,
     has_failed,
-    is_reset_by_close,
     is_unknown,
     set_read_only,
     set_savepoint,
@@ -34,14 +33,19 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult
 
 
+_CLOSE_IS_RESET = _SessionCloseState.CLOSE_IS_RESET
+_close, _close_sync = AsyncSession.close, Session.close
+
+
 class HeldSession(Held):
     """An `AsyncSession` in one scope."""
 
+    rolls_back_at_close = True
     begun: SessionTransaction | None = None
     """The transaction of the last ``begin()``."""
     doubtful = False
     """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
-    failure: BaseException | None = None
+    failure: BaseException | None
     """What the last operation that failed in this transaction raised."""
     forgotten = False
     """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
@@ -53,11 +57,11 @@ class HeldSession(Held):
     streams: "Sequence[AsyncResult[Any] | AsyncScalarResult[Any]]" = ()
     """Those handed out in this transaction, as far as they are not read to their end."""
 
-    def __init__(self, session: AsyncSession, owner: Owner, *, readonly: bool) -> None:
+    def __init__(self, session: AsyncSession, owner: Owner, readonly: bool) -> None:
         self.object = session
         self.owner = owner
         self.loop = owner.loop
-        self.busy = self.released = None  # on the instance, where every operation finds them soonest
+        self.busy = self.released = self.failure = None
         self.readonly = readonly
         if readonly:
             event.listen(session.sync_session, "after_begin", set_read_only)
@@ -82,17 +86,17 @@ class HeldSession(Held):
             and type(session).close is AsyncSession.close
         )
 
-    @property
     def is_spent(self) -> bool:
+        # Nothing has happened in it, so close() would do nothing, if it is the one that everybody has.
         session = self.object
         sync_session = session.sync_session
         return (
-            self.busy is None
-            and not sync_session.in_transaction()
-            and not sync_session.identity_map
-            and type(session).close is AsyncSession.close
-            and type(sync_session).close is Session.close
-            and is_reset_by_close(sync_session)
+            sync_session._transaction is None  # pyright: ignore[reportPrivateUsage]
+            and not sync_session.identity_map._dict  # pyright: ignore[reportPrivateUsage]
+            and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
+            and self.busy is None
+            and type(session).close is _close
+            and type(sync_session).close is _close_sync
         )
 
     @property
@@ -122,15 +126,13 @@ class HeldSession(Held):
         try:
             if self.readonly:
                 self._refuse_changes()
-                with self.cutting_off():
-                    await self.give_back()
+                await self.cutting_off(self.give_back)
             else:
-                await self._prepare()
-                await self.refuse_spoiled()
-                if terminate_busy(connections_of(self.object.sync_session)):
-                    raise self._still_in_use()
-                self.sent = True
-                await (end or self.object.commit)()
+                if end is None and type(self.object).commit is not AsyncSession.commit:
+                    end = self.object.commit
+                await self.object.run_sync(self._prepare, commit=end is None)
+                if end is not None:
+                    await end()
         except BaseException as error:
             self.unknown = self.sent and is_unknown(error)
             if self.unknown:
@@ -144,31 +146,29 @@ class HeldSession(Held):
             self.begin_anew()
 
     async def roll_back(self) -> None:
-        with self.cutting_off():
-            await self.object.rollback()
+        await self.cutting_off(self.object.rollback)
 
     async def lose(self) -> None:
         # As close() does: what was loaded stays loaded, where rollback() would expire it.
-        with self.cutting_off():
-            await self.give_back()
-            self.object.expunge_all()
+        await self.cutting_off(self.give_back)
+        self.object.expunge_all()
 
     async def end_by(self, name: str) -> None:
         """End the transaction by one of the session's own methods."""
-        with self.cutting_off():
-            await getattr(self.object, name)()
+        await self.cutting_off(getattr(self.object, name))
 
-    async def close(self) -> None:
-        with self.cutting_off():
-            await self.object.close()
+    def close(self) -> Coroutine[Any, Any, None]:
+        return self.cutting_off(self.object.close)
 
-    @contextmanager
-    def cutting_off(self) -> Generator[None]:
-        """Hand no connection back on which another task still runs something, by the real session itself."""
+    async def cutting_off(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Await ``end``, and hand no connection back on which another task still runs something.
+
+        That task has the real session itself.
+        """
         self.leaving = connections_of(self.object.sync_session)
         cut_off = terminate_busy(self.leaving)
         try:
-            yield
+            await end()
         except IllegalStateChangeError as error:  # the other task is about to connect
             if not self._is_sealed:  # else it was reported before
                 raise self._still_in_use() from error
@@ -213,23 +213,24 @@ class HeldSession(Held):
         self.doubtful = False
         self.streams = ()
 
-    async def _prepare(self) -> None:
+    def _prepare(self, session: Session, *, commit: bool) -> None:
         """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
+        transaction = session.get_transaction()
+        is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
+        if transaction is not None and not is_clean:
+            transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
+        self.refuse_spoiled(session)
+        if terminate_busy(connections_of(session)):
+            raise self._still_in_use()
+        self.sent = True
+        if commit:
+            session.commit()
 
-        def prepare(session: Session) -> None:
-            if (transaction := session.get_transaction()) is not None:
-                transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
-
-        session = self.object.sync_session
-        if session.dispatch.before_commit or not session._is_clean():  # pyright: ignore[reportPrivateUsage]
-            await self.object.run_sync(prepare)
-
-    async def refuse_spoiled(self) -> None:
-        """Raise `RollbackOnlyError` when PostgreSQL would turn the COMMIT into a ROLLBACK."""
-        session = self.object.sync_session
+    def refuse_spoiled(self, session: Session) -> None:
+        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK."""
         if not (self.doubtful or self.failure is not None or has_failed(session)):
             return
-        if (answer := await self.object.run_sync(find_spoiled)) is not None:
+        if (answer := find_spoiled(session)) is not None:
             raise RollbackOnlyError(
                 f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
                 "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
@@ -319,7 +320,7 @@ class SavepointOfSession(Savepoint):
 
     async def refuse_spoiled(self) -> None:
         if not has_ended(self.transaction):
-            await self.held.refuse_spoiled()
+            await self.held.object.run_sync(self.held.refuse_spoiled)
 
     async def release(self) -> None:
         if not has_ended(self.transaction):  # as by close() in the block

@@ -46,6 +46,8 @@ class ScopeMiddleware:
     is the `ScopeError` of a response that starts while a block is open whose outcome should come first.
 
     Raises `TypeError` for an option that is none, `ValueError` for ``readonly`` with ``commit``.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(

@@ -13,26 +13,40 @@ RuntimeError
 
 
 class ScopeError(RuntimeError):
-    """Base of all errors of this package; raised itself where none below says it better."""
+    """Base of all errors of this package; raised itself where none below says it better.
+
+    .. versionadded:: 0.1
+    """
 
 
 class NoScopeError(ScopeError):
-    """No scope is current: ``async with scope(): ...`` opens one."""
+    """No scope is current: ``async with scope(): ...`` opens one.
+
+    .. versionadded:: 0.1
+    """
 
 
 class ScopeClosedError(ScopeError):
-    """The scope that is current has ended; whoever inherited it needs a scope of its own."""
+    """The scope that is current has ended; whoever inherited it needs a scope of its own.
+
+    .. versionadded:: 0.1
+    """
 
 
 class ConcurrentUseError(ScopeError):
     """Another task's operation is in flight on the session, or its savepoint is open.
 
     Raised before anything is sent to the database; the operation in flight goes on unharmed.
+
+    .. versionadded:: 0.1
     """
 
 
 class ForeignThreadError(ScopeError):
-    """A scope is used outside the thread and the running event loop that it was opened in."""
+    """A scope is used outside the thread and the running event loop that it was opened in.
+
+    .. versionadded:: 0.1
+    """
 
 
 class RollbackOnlyError(ScopeError):
@@ -40,12 +54,20 @@ class RollbackOnlyError(ScopeError):
 
     ``__cause__`` is what spoiled it: the exception with which a joined block failed, or the statement
     whose error was swallowed so that PostgreSQL would answer ``COMMIT`` with ``ROLLBACK``.
+
+    .. versionadded:: 0.1
     """
 
 
 class ReadOnlyScopeError(ScopeError):
-    """A ``readonly`` scope was asked to flush or to commit changes."""
+    """A ``readonly`` scope was asked to flush or to commit changes.
+
+    .. versionadded:: 0.1
+    """
 
 
 class ScopeCleanupError(ScopeError):
-    """A scope's clean-up ran out of its time, or the outcome of its commit is unknown."""
+    """A scope's clean-up ran out of its time, or the outcome of its commit is unknown.
+
+    .. versionadded:: 0.1
+    """

@@ -25,6 +25,8 @@ class ScopeMiddleware:
     commit that fails is what the handler fails with.
 
     Raises `ValueError` and `TypeError` for options that do not fit.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(

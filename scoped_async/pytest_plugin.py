@@ -19,7 +19,10 @@ _LOOP_SCOPES: tuple[_LoopScope, ...] = ("function", "class", "module", "package"
 
 
 class ScopeLeakWarning(pytest.PytestWarning):
-    """A test left a scope, a session or a connection behind, and ``scope_leaks`` is ``warn``."""
+    """A test left a scope, a session or a connection behind, and ``scope_leaks`` is ``warn``.
+
+    .. versionadded:: 0.1
+    """
 
 
 # -- rollback per test
@@ -27,7 +30,10 @@ class ScopeLeakWarning(pytest.PytestWarning):
 
 @pytest.fixture
 def scoped_async_sessions() -> Any:
-    """Which sessions `scoped_isolation` isolates: override it to return ``[(Session, engine), ...]``."""
+    """Which sessions `scoped_isolation` isolates: override it to return ``[(Session, engine), ...]``.
+
+    .. versionadded:: 0.1
+    """
     pytest.fail(
         "scoped_isolation needs to know your sessions. Override the fixture in your conftest.py:\n\n"
         "    @pytest.fixture\n"
@@ -43,6 +49,8 @@ def scoped_isolation(request: pytest.FixtureRequest) -> Any:
 
     Its value is the connection of each pair, in a tuple. For tests that pytest-asyncio or anyio's plugin
     runs.
+
+    .. versionadded:: 0.1
     """
     if (marker := request.node.get_closest_marker("asyncio")) is not None:
         default = request.config.getini("asyncio_default_test_loop_scope")

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from inspect import Signature
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from warnings import warn
 
 import sqlalchemy
 from sqlalchemy.exc import InvalidRequestError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
-from ._checks import usable_unit
+from ._checks import refusal, usable_unit
 from ._database import is_retryable as is_retryable
-from ._delegates import DELEGATES, end_otherwise
-from ._frame import Frame, current, running_loop
+from ._delegates import end_otherwise, make_delegate
+from ._frame import current
 from ._proxy import Kind, Name, Proxy
 from ._proxy import delegate as delegate
+from ._running import running_loop
 from ._session import HeldSession
 
 if TYPE_CHECKING:
@@ -121,11 +122,14 @@ _AVAILABLE = {name: line for name, line in _NAMES.items() if name not in _TOO_NE
 class AsyncScopedSession(Proxy, _Session, Generic[S]):
     """The current scope's `AsyncSession`: made on first use, ended with the scope.
 
-    A drop-in for SQLAlchemy's ``async_scoped_session`` without its scope function. ``session_factory``: an
-    ``async_sessionmaker``, or anything that makes a session when called. ``readonly_bind``: the engine of a
-    replica; in a ``readonly`` scope it replaces every bind of the session. Every name raises `NoScopeError`
-    without a scope, `ScopeClosedError` in one that has ended, `ForeignThreadError` outside its event loop;
-    coroutine methods raise `ConcurrentUseError` while another task's is in flight.
+    A drop-in for SQLAlchemy's ``async_scoped_session`` ("Using asyncio scoped session") without its scope
+    function. ``session_factory``: an ``async_sessionmaker``, or anything that makes a session when called.
+    ``readonly_bind``: the engine of a replica; in a ``readonly`` scope it replaces every bind of the session.
+    Every name raises `NoScopeError` without a scope, `ScopeClosedError` in one that has ended,
+    `ForeignThreadError` outside its event loop; coroutine methods raise `ConcurrentUseError` while another
+    task's is in flight.
+
+    .. versionadded:: 0.1
     """
 
     _names = _AVAILABLE
@@ -158,14 +162,11 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         What is done on it is outside the guard against concurrent use. Raises SQLAlchemy's
         ``InvalidRequestError`` for ``kw`` when the session is there already.
         """
-        frame = _get_current()
-        held: Any = frame.unit.get(self)
-        if held is None:
-            held = self._open(frame, "Session()", **kw)
+        held: Any = _get_current().unit.get(self)
+        if held is None or held.loop is not running_loop():
+            held = _hold(self, "Session()", kw)
         elif kw:
             raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
-        elif held.loop is not running_loop():
-            usable_unit(frame, "Session()")  # raises
         return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
 
     def configure(self, **kw: Any) -> None:
@@ -180,7 +181,10 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         self.session_factory.configure(**kw)
 
     async def remove(self) -> None:
-        """Close the current scope's session, if there is one, and forget it; the next use makes another."""
+        """Close the current scope's session, if there is one, and forget it; the next use makes another.
+
+        Raises what the close raised, and as every coroutine method does.
+        """
         unit = usable_unit(_get_current(), "Session.remove()")
         held = unit.get(self)
         if not isinstance(held, HeldSession):
@@ -220,33 +224,33 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         return f"AsyncScopedSession({self.session_factory!r})"
 
     def _target(self, name: str) -> AsyncSession:
-        held: Any = _get_current().unit.get(self)
-        if held is None or held.loop is not running_loop():
-            held = self._find(name)
-        return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
+        return self._find(name).object
 
-    def _delegate(self, kind: Kind, name: str) -> Any:
-        return DELEGATES[kind](self, self._find, name)
+    @classmethod
+    def _delegate(cls, kind: Kind, name: str) -> Any:
+        return make_delegate(kind, name)
 
     def _find(self, name: str) -> HeldSession:
-        return self._open(_get_current(), f"Session.{name}")
+        return _hold(self, f"Session.{name}", {})
 
-    def _open(self, frame: Frame, what: str, **kw: Any) -> HeldSession:
-        """What the current scope holds of it; ``what`` was asked for.
 
-        No await stands between the look-up and the store, so many tasks that come first at the same moment
-        get one session.
-        """
-        unit = usable_unit(frame, what)
-        held = unit.get(self)
-        if held is None:
-            owner = frame.owner
-            assert owner is not None
-            readonly = owner.readonly
-            if readonly and self._readonly_bind is not None:
-                kw |= {"bind": self._readonly_bind, "binds": {}}
-            held = unit[self] = HeldSession(self.session_factory(**kw), owner, readonly=readonly)
-        return cast("HeldSession", held)
+def _hold(proxy: AsyncScopedSession[Any], what: str, kw: dict[str, Any]) -> HeldSession:
+    """What the current scope holds of the proxy; ``what`` was asked for, and ``kw`` is for the factory.
+
+    No await stands between the look-up and the store, so many tasks that come first at the same moment get
+    one session.
+    """
+    frame = _get_current()
+    owner, unit = frame.owner, frame.unit_in_use()
+    if owner is None or unit is None or owner.loop is not running_loop():
+        raise refusal(frame, what)
+    held: Any = unit.get(proxy)
+    if held is None:
+        if (readonly := owner.options.readonly) and proxy._readonly_bind is not None:
+            kw |= {"bind": proxy._readonly_bind, "binds": {}}
+        session = proxy.session_factory(**kw) if kw else proxy.session_factory()
+        held = unit[proxy] = HeldSession(session, owner, readonly)
+    return held  # type: ignore[no-any-return]  # what is held under the proxy is its session
 
 
 _NO_CONTEXT_MANAGER = (
@@ -256,13 +260,16 @@ _NO_CONTEXT_MANAGER = (
 
 
 class Registry(Generic[S]):
-    """The session of the current scope, as SQLAlchemy's ``ScopedRegistry``."""
+    """The session of the current scope, as SQLAlchemy's ``ScopedRegistry``.
+
+    .. versionadded:: 0.1
+    """
 
     def __init__(self, proxy: AsyncScopedSession[S]) -> None:
         self._proxy = proxy
 
     def __call__(self) -> S:
-        """The session; made when there is none."""
+        """The session; made when there is none. Raises as every name of the proxy does."""
         return self._proxy()
 
     def has(self) -> bool:
@@ -271,7 +278,10 @@ class Registry(Generic[S]):
         return unit is not None and self._proxy in unit
 
     def set(self, obj: S) -> None:
-        """Let ``obj`` be it; the scope closes it, and the one before, whose open work is rolled back."""
+        """Let ``obj`` be it; the scope closes it, and the one before, whose open work is rolled back.
+
+        Raises `NoScopeError`, `ScopeClosedError`, `ForeignThreadError`.
+        """
         unit = usable_unit(_get_current(), "Session.registry.set()")
         held = unit.get(self._proxy)
         if isinstance(held, HeldSession) and held.object is obj:
@@ -279,10 +289,10 @@ class Registry(Generic[S]):
         self.clear()
         owner = _get_current().owner
         assert owner is not None
-        unit[self._proxy] = HeldSession(obj, owner, readonly=owner.readonly)
+        unit[self._proxy] = HeldSession(obj, owner, owner.readonly)
 
     def clear(self) -> None:
-        """Forget it; the scope still closes it, and what is open in it is rolled back."""
+        """Forget it; the scope still closes it, and what is open in it is rolled back. Raises as `set`."""
         unit = usable_unit(_get_current(), "Session.registry.clear()")
         held = unit.pop(self._proxy, None)
         if isinstance(held, HeldSession):

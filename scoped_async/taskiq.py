@@ -31,6 +31,8 @@ class ScopeMiddleware(TaskiqMiddleware):
     begins. A task that is no coroutine function runs in a thread, and gets no scope.
 
     Raises `ValueError` and `TypeError` for options that do not fit: here, or where the task is declared.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from ._frame import Options
 from ._propagation import checked_options
-from ._scope import Options, Scope, new_scope
+from ._scope import Scope, new_scope
 
 if TYPE_CHECKING:
     from anyio import CancelScope, TaskHandle
@@ -33,6 +34,8 @@ def create_task_group(
     parent holds a connection. The other options are those of `scope()`; a child's scope is named after its
     function, its parent is the scope that was current when the child was started, and it is closed before
     the child's task ends. Raises `ValueError` and `TypeError` for options that do not fit.
+
+    .. versionadded:: 0.1
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is the number of children that may run at once, not {limit!r}.")

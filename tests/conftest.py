@@ -23,6 +23,8 @@ asyncio.set_event_loop(None)
 collect_ignore = [] if find_spec("fastapi_users") else ["clients/test_fastapi_users.py"]
 # The queues and their servers come with the extra `jobs`.
 collect_ignore += [] if find_spec("taskiq") and find_spec("faststream") else ["jobs"]
+# The libraries that stand beside ours come with the extra `bench`.
+collect_ignore += [] if find_spec("fastapi_async_sqlalchemy") else ["peers"]
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 import scoped_async
 from scoped_async import AsyncScopedSession, create_task_group, scope
 
+# Before 3.12, asyncio's own current_task() is written in Python, and the package has a shorter one.
+WITHOUT_CURRENT_TASK = sys.version_info < (3, 12)
 PACKAGE = str(Path(scoped_async.__file__).parent)
 
 
@@ -106,9 +108,9 @@ class TestCallsPerScope:
         ("act", "expected"),
         [
             pytest.param(unused, 4, id="unused: made, entered, left, collected"),
-            pytest.param(unused_with_options, 6, id="unused, with options"),
+            pytest.param(unused_with_options, 4, id="unused, with options"),
             pytest.param(decorated, 5, id="a decorated function"),
-            pytest.param(touched, 16, id="session touched, no SQL"),
+            pytest.param(touched, 11, id="session touched, no SQL"),
             pytest.param(child, 13, id="a task group of one child"),
         ],
     )
@@ -122,9 +124,9 @@ class TestCallsPerAccess:
     @pytest.mark.parametrize(
         ("act", "expected"),
         [
-            pytest.param(operation, 1, id="an awaited call"),
+            pytest.param(operation, 1 + WITHOUT_CURRENT_TASK, id="an awaited call"),
             pytest.param(method, 1, id="a sync method"),
-            pytest.param(attribute, 2, id="an attribute"),
+            pytest.param(attribute, 1, id="an attribute"),
         ],
     )
     async def test_access(self, act: Act, expected: int) -> None:

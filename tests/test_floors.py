@@ -11,7 +11,8 @@ import scoped_async
 PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
-    {"_cleanup", "_proxy", "exceptions"},  # stand on nothing of ours
+    {"_proxy", "_running", "exceptions"},  # stand on nothing of ours
+    {"_cleanup"},
     {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
     {"_clone", "_frame", "_outcome", "_stand_in"},  # what is current; how work ends
     {"_checks", "_ending", "_line", "_session"},

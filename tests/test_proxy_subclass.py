@@ -55,7 +55,7 @@ class TestSubclass:
         async with scope():
             session.add_user()
             assert await session.count(User) == 1
-        assert {"count", "add_user"} <= vars(session).keys()
+        assert {"count", "add_user"} <= vars(CountingScoped).keys()
         assert iscoroutinefunction(session.count)
 
     async def test_what_it_defines_itself_comes_first(self, session: CountingScoped) -> None:
