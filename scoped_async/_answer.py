@@ -10,7 +10,7 @@ from ._checks import rollback_only_error, usable_unit
 from ._cleanup import Budget, OutOfTimeError, add_notes, one_error
 from ._frame import NEW, Options
 from ._held import SETTLING, Held, wait_until_released
-from ._outcome import Conclusion, commit_in_order, conclude, roll_back_all
+from ._outcome import Conclusion, commit_all, conclude, roll_back_all
 from ._scope import Scope
 from .exceptions import ScopeCleanupError, ScopeError
 
@@ -91,16 +91,17 @@ class RequestScope(Scope):
             if commit and unit.failure is not None:
                 error = rollback_only_error(self, unit.failure)
             elif commit:
-                outcome, error = await commit_in_order(holdings, seconds)
+                outcome, error = await commit_all(unit, seconds)
                 if error is None:
                     return outcome, None
             failures = await _roll_back(holdings, seconds)
             unit.rollback_only, unit.failure = False, None
-            if error is not None:
-                add_notes(error, failures)
-            return outcome, error or one_error(failures, "The rollback failed")
+            if error is None:
+                return outcome, one_error(failures, "The rollback failed")
+            add_notes(error, failures)
+            return outcome, error
 
-        await conclude(unit, unit.callbacks, holdings, SETTLING, work)
+        await conclude(unit, holdings, SETTLING, work)
 
 
 def new_request(

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
-from ._cleanup import add_notes, one_error, run_to_completion, to_its_end
+from ._cleanup import add_notes, first_of, one_error, run_to_completion, to_its_end
 from ._frame import NEW, Frame, Options, Unit, current, frames_of, leave, nearest_open
 from ._held import Held, Savepoint, claim_all, give_up_all, hand_over, let_settle
 from ._scope import Scope, decorate, new_scope
@@ -43,7 +43,8 @@ class Block(Frame):
         if self.unit is not NEW or self.own is not None:
             raise ScopeError("This scope() was entered before: write `async with scope(...): ...` anew.")
         frame = current.get()
-        if frame.unit_in_use() is None:  # no scope, or a dead one
+        in_use = frame.unit_in_use()
+        if in_use is None or in_use.concluded:  # no scope, a dead one, or one whose outcome is known
             self.own = self._new_scope()
             return await self.own.__aenter__()
         self.unit = unit = usable_unit(frame, "scope(propagation=...)")
@@ -179,10 +180,13 @@ class Nested(Block):
         except ScopeError as refusal:
             failures.append(refusal)
         task, cancellation = await run_to_completion(self._end(unit, scope, exc, claimed, failures))
-        failures = [] if task.cancelled() else task.result()
         if task.cancelled():  # the loop is shutting down
-            cancellation = cancellation or asyncio.CancelledError()
-        if on_its_way := cancellation or exc:
+            failures, cancellation = [], cancellation or asyncio.CancelledError()
+        elif (broken := task.exception()) is not None:  # the GeneratorExit of a callback, perhaps
+            failures = [broken]
+        else:
+            failures = task.result()
+        if (on_its_way := exc if cancellation is None else cancellation) is not None:
             add_notes(on_its_way, failures)
         error = cancellation or (
             None if exc is not None else one_error(failures, "A nested block failed to end")
@@ -213,7 +217,7 @@ class Nested(Block):
         current.set(self._outer)  # in this task's own Context: the callbacks run around the block
         kept = keep and not failures
         # What is left undone, or came too late to be undone, is for the block around to undo.
-        if (spoiled := self.failure if kept else None if undone else exc or failures[0]) is not None:
+        if (spoiled := self.failure if kept else None if undone else first_of(exc, *failures)) is not None:
             spoil(unit, scope, self._outer, spoiled)
         lost = undone and not kept
         ended = unit.callbacks.close(self.level, Outcome.ROLLED_BACK if lost else Outcome.COMMITTED)
@@ -255,6 +259,6 @@ def spoil(unit: Unit, scope: Scope, frame: Frame, failure: BaseException) -> Non
     """Mark what a failed block leaves behind: the nearest nested block around it, else the scope."""
     for around in frames_of(scope, frame):
         if isinstance(around, Nested) and around.is_open:
-            around.failure = around.failure or failure
+            around.failure = first_of(around.failure, failure)
             return
-    unit.failure = unit.failure or failure
+    unit.failure = first_of(unit.failure, failure)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -110,8 +111,9 @@ class Budget:
         finally:
             timer.cancel()
             self.remaining = max(0.0, self.remaining - (loop.time() - started))
-        if out_of_time:
+        if out_of_time:  # the work has swallowed its cancellation
             task.uncancel()
+            raise OutOfTimeError
         return result
 
 
@@ -119,7 +121,34 @@ def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:
     """Note on ``error``, which is on its way, what else failed while its scope was left."""
     for failure in failures:
         if failure is not error:
-            error.add_note(f"While the scope was left, this failed too: {failure!r}")
+            add_note(error, f"While the scope was left, this failed too: {failure!r}")
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to any exception, also one that has its own idea of notes."""
+    try:
+        BaseException.add_note(error, note)
+    except TypeError:  # its __notes__ is no list
+        error.__notes__ = [repr(error.__notes__), note]
+
+
+_COMMITTED = "__scoped_async_committed__"
+
+
+def mark_committed(error: BaseException) -> None:
+    """Remember that part of the unit which ``error`` left was committed, so that it is not run again."""
+    with suppress(AttributeError):  # of an exception that takes none
+        setattr(error, _COMMITTED, True)
+
+
+def is_marked_committed(error: BaseException) -> bool:
+    """Whether `mark_committed` was told of it."""
+    return getattr(error, _COMMITTED, False)
+
+
+def first_of(*failures: BaseException | None) -> BaseException | None:
+    """The first that is there; an exception may be falsy."""
+    return next((failure for failure in failures if failure is not None), None)
 
 
 def one_of(failures: Sequence[BaseException], message: str) -> BaseException:

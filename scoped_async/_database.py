@@ -10,8 +10,10 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.session import SessionTransactionState
 
-from .exceptions import RollbackOnlyError, ScopeError
+from ._cleanup import is_marked_committed
+from .exceptions import ReadOnlyScopeError, RollbackOnlyError, ScopeError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult
@@ -144,6 +146,8 @@ def is_retryable(exc: BaseException) -> bool:
 
     .. versionadded:: 0.1
     """
+    if is_marked_committed(exc):
+        return False
     if isinstance(exc, BaseExceptionGroup):
         errors = cast("BaseExceptionGroup[BaseException]", exc).exceptions
         return all(is_retryable(error) for error in errors)
@@ -167,6 +171,11 @@ def has_ended(transaction: SessionTransaction) -> bool:
     while open_one is not None and open_one is not transaction:
         open_one = open_one.parent
     return open_one is None
+
+
+def is_committed(transaction: SessionTransaction) -> bool:
+    """Whether its COMMIT was done, and a hook after that has raised, so that it was not closed yet."""
+    return transaction._state is SessionTransactionState.COMMITTED  # pyright: ignore[reportPrivateUsage]
 
 
 def has_been_read(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
@@ -239,4 +248,11 @@ def wrote_or_locked(session: Session, *, readonly: bool) -> str | None:
 def set_read_only(session: Session, transaction: object, connection: Connection) -> None:
     """The ``after_begin`` hook of a readonly scope's sessions: let PostgreSQL refuse every write."""
     if connection.dialect.name == "postgresql":
+        driver_connection: Any = connection.connection.dbapi_connection
+        if connection.dialect.detect_autocommit_setting(driver_connection):
+            raise ReadOnlyScopeError(
+                f"A readonly scope cannot work in AUTOCOMMIT, as {connection.engine!r} is set to: there is "
+                "no transaction that could be READ ONLY. Give AsyncScopedSession a readonly_bind without "
+                "that isolation level."
+            )
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")

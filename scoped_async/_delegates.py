@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,15 +19,11 @@ from ._session import HeldSession
 _get_current = current.get
 
 
-Delegate = FunctionType
+Delegate = Callable[..., Any]
 
 
-class Finder(Protocol):
-    """The proxy, as far as its delegates know it."""
-
-    def _find(self, name: str) -> HeldSession:
-        """What the current scope holds of it, for the name that was asked for."""
-        ...
+Find = Callable[[Any, str], HeldSession]
+"""What the current scope holds of a proxy, for the name that was asked for."""
 
 
 async def end_otherwise(
@@ -44,7 +40,7 @@ async def end_otherwise(
             return outcome, error
         return outcome, None
 
-    await conclude(unit, unit.callbacks, [held], operation, work)
+    await conclude(unit, [held], operation, work)
 
 
 async def _commit(unit: Unit, held: HeldSession) -> None:
@@ -52,21 +48,21 @@ async def _commit(unit: Unit, held: HeldSession) -> None:
         try:
             await held.commit()
         except Exception as error:
-            return (Outcome.UNKNOWN if held.unknown else Outcome.ROLLED_BACK), error
+            return held.outcome_of_failure, error
         return Outcome.COMMITTED, None
 
-    await conclude(unit, unit.callbacks, [held], "commit", work)
+    await conclude(unit, [held], "commit", work)
 
 
-def _operation(name: str) -> Delegate:
-    async def operation(self: Finder, first: Any = ..., /, *args: Any, **kwargs: Any) -> Any:
+def _operation(name: str, find: Find) -> Delegate:
+    async def operation(self: Any, first: Any = ..., /, *args: Any, **kwargs: Any) -> Any:
         held: Any = _get_current().unit[self]
         if held.loop is not running_loop():
-            held = self._find(name)
+            held = find(self, name)
         if held.busy is not None:
             if held.operation is SETTLING:
                 await let_settle(held)
-                held = self._find(name)  # the scope may have ended meanwhile
+                held = find(self, name)  # the scope may have ended meanwhile
             if not held.claim(name):
                 return await _call(held.object.METHOD, first, args, kwargs)
         held.busy = current_task()
@@ -90,29 +86,31 @@ def _call(method: Callable[..., Any], first: object, args: tuple[Any, ...], kwar
     return method(*args, **kwargs) if first is ... else method(first, *args, **kwargs)
 
 
-def _stream(name: str) -> Delegate:
-    start = _for_name(_operation(name), name)
+def _stream(name: str, find: Find) -> Delegate:
+    start = _for_name(_operation(name, find), name)
 
-    async def stream(self: Finder, *args: Any, **kwargs: Any) -> Any:
-        return guard(await start(self, *args, **kwargs), self._find(name))
+    async def stream(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return guard(await start(self, *args, **kwargs), find(self, name))
 
     return stream
 
 
-def _driver(name: str) -> Delegate:
-    run = _for_name(_operation(name), name)
+def _driver(name: str, find: Find) -> Delegate:
+    run = _for_name(_operation(name, find), name)
 
-    async def driver(self: Finder, *args: Any, **kwargs: Any) -> Any:
-        self._find(name).doubtful = True
+    async def driver(self: Any, *args: Any, **kwargs: Any) -> Any:
+        find(self, name).doubtful = True
         return await run(self, *args, **kwargs)
 
     return driver
 
 
-def _ending(name: str) -> Delegate:
-    async def ending(self: Finder) -> None:
-        held = self._find(name)
+def _ending(name: str, find: Find) -> Delegate:
+    async def ending(self: Any) -> None:
+        held = find(self, name)
         unit = usable_unit(_get_current(), f"Session.{name}()")
+        # Law 26 names these two and begin(). close() and the like stay possible: it speaks of savepoints that
+        # are gone, and law 23 of what becomes of the callbacks.
         if name in ("commit", "rollback"):
             refuse_in_block(unit, f"Session.{name}()")
         if name == "commit":
@@ -124,18 +122,18 @@ def _ending(name: str) -> Delegate:
     return ending
 
 
-def _transaction(name: str) -> Delegate:
-    def transaction(self: Finder) -> GuardedTransaction:
-        return GuardedTransaction(self._find(name), nested=name == "begin_nested")
+def _transaction(name: str, find: Find) -> Delegate:
+    def transaction(self: Any) -> GuardedTransaction:
+        return GuardedTransaction(find(self, name), nested=name == "begin_nested")
 
     return transaction
 
 
-def _method(name: str) -> Delegate:
-    def method(self: Finder, *args: Any, **kwargs: Any) -> Any:
+def _method(name: str, find: Find) -> Delegate:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         held: Any = _get_current().unit[self]
         if held.loop is not running_loop():
-            held = self._find(name)
+            held = find(self, name)
         if args or kwargs:
             return held.object.METHOD(*args, **kwargs)
         return held.object.METHOD()
@@ -143,17 +141,17 @@ def _method(name: str) -> Delegate:
     return method
 
 
-def _attribute(name: str) -> Delegate:
-    def attribute(self: Finder) -> Any:
+def _attribute(name: str, find: Find) -> Delegate:
+    def attribute(self: Any) -> Any:
         held: Any = _get_current().unit[self]
         if held.loop is not running_loop():
-            held = self._find(name)
+            held = find(self, name)
         return held.object.METHOD
 
     return attribute
 
 
-def _for_name(template: Delegate, name: str) -> Delegate:
+def _for_name(template: Any, name: str) -> Delegate:
     """A delegate that looks like what it stands for, and has ``name`` in the place of ``METHOD``.
 
     An attribute that is written in the code is found at a fifth of the cost of ``getattr()``.
@@ -166,7 +164,7 @@ def _for_name(template: Delegate, name: str) -> Delegate:
     return delegate
 
 
-_TEMPLATES: dict[Kind, Callable[[str], Delegate]] = {
+_TEMPLATES: dict[Kind, Callable[[str, Find], Delegate]] = {
     Kind.OPERATION: _operation,
     Kind.STREAM: _stream,
     Kind.ENDING: _ending,
@@ -178,7 +176,7 @@ _TEMPLATES: dict[Kind, Callable[[str], Delegate]] = {
 }
 
 
-def make_delegate(kind: Kind, name: str) -> "Delegate | property":
+def make_delegate(kind: Kind, name: str, find: Find) -> "Delegate | property":
     """What a name of the table is on the proxy's class."""
-    delegate = _for_name(_TEMPLATES[kind](name), name)
+    delegate = _for_name(_TEMPLATES[kind](name, find), name)
     return property(delegate) if kind in (Kind.ATTRIBUTE, Kind.WRITABLE) else delegate

@@ -7,8 +7,8 @@ from ._callbacks import Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, ends_the_task
 from ._frame import Owner, Unit
 from ._held import Held, shown, wait_until_released
-from ._outcome import commit_in_order
-from .exceptions import ScopeCleanupError
+from ._outcome import commit_all
+from .exceptions import RollbackOnlyError, ScopeCleanupError
 
 
 class Ending:
@@ -33,15 +33,17 @@ class Ending:
         late = bool(self.failures)  # what others still used was aborted
         outcome = Outcome.COMMITTED
         if commit and not late:
-            outcome, error = await commit_in_order(list(unit.values()), self.scope.options.close_timeout)
+            outcome, error = await commit_all(unit, self.scope.options.close_timeout)
             if error is not None:
-                self.failures.append(error)
+                if not self._is_veto(error):
+                    self.failures.append(error)
                 await self._roll_back(self._in_transaction())
         elif (lost := self._in_transaction()) or rolled_back or late:
             outcome = Outcome.ROLLED_BACK
             if not unit.has_callbacks:  # then the close comes next, which may do it
                 lost = [held for held in lost if not held.rolls_back_at_close]
             await self._roll_back(lost)
+        unit.concluded = True
         if unit.has_callbacks:
             await self._call_back(outcome)
 
@@ -75,6 +77,12 @@ class Ending:
         self.abandoned.add(held)
         assert held.released is not None
         held.released.add_done_callback(lambda _: held.abort())
+
+    def _is_veto(self, error: BaseException) -> bool:
+        """Whether a hook of the commit has set ``rollback_only``, which makes no error of it in an exit."""
+        unit = self.unit
+        by_hand = unit.rollback_only and unit.failure is None and not unit.committed
+        return by_hand and isinstance(error, RollbackOnlyError)
 
     def _in_transaction(self) -> list[Held]:
         """What is in a transaction, newest first."""

@@ -3,7 +3,7 @@
 import asyncio
 
 from ._checks import foreign_message, rollback_only_error
-from ._cleanup import add_notes, one_of, run_to_completion
+from ._cleanup import add_notes, mark_committed, one_of, run_to_completion
 from ._ending import Ending
 from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit, current
 from ._running import current_task, running_loop
@@ -15,7 +15,15 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     if scope.unit is NEW or scope.unit is CLOSING or scope.unit is CLOSED:
         raise ScopeError(f"{scope!r} cannot be left: it was not entered, or it is left already.")
     unit, scope.unit = scope.unit.take(), CLOSING
-    failures, cancellation = await _end(scope, unit, exc)
+    try:
+        failures, cancellation = await _end(scope, unit, exc)
+    except BaseException as error:  # the helper has not come to its end: the scope is left all the same
+        abort(unit)
+        failures, cancellation = [error], None
+    if unit.committed:
+        for raised in (exc, cancellation, *failures):
+            if raised is not None:
+                mark_committed(raised)
     unit.clear()
     if failures and (on_its_way := cancellation or exc) is not None:
         add_notes(on_its_way, failures)
@@ -29,8 +37,7 @@ async def _end(
 ) -> tuple[list[BaseException], asyncio.CancelledError | None]:
     """Returns what failed, and the cancellation that arrived meanwhile."""
     if scope.loop is not running_loop():
-        for held in unit.values():
-            held.abort()
+        abort(unit)
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))], None
     idle = not unit.must_conclude
     for held in unit.values():
@@ -42,10 +49,15 @@ async def _end(
         return close_in_place(unit), None
     task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
     if task.cancelled():  # the loop is shutting down, and the work may not even have begun
-        for held in unit.values():
-            held.abort()
+        abort(unit)
         return [], cancellation or asyncio.CancelledError()
     return task.result(), cancellation
+
+
+def abort(unit: Unit) -> None:
+    """Terminate every connection."""
+    for held in unit.values():
+        held.abort()
 
 
 def close_in_place(unit: Unit) -> list[BaseException]:
@@ -102,6 +114,13 @@ class Exit(Frame):
     @property
     def is_open(self) -> bool:
         return self.scope.unit is CLOSING
+
+    @property
+    def marked(self) -> bool:
+        return self.unit.rollback_only or self.unit.failure is not None
+
+    def mark(self) -> None:
+        self.unit.rollback_only = True
 
     def unit_in_use(self) -> Unit | None:
         return self.unit if self.scope.unit is CLOSING and self.unit is not CLOSING else None

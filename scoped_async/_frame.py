@@ -25,7 +25,8 @@ class Unit(dict[object, Held]):
     """What a scope holds: objects by resource in the order of first use, callbacks, blocks and marks."""
 
     # Defaults of the class, which cost a unit nothing. The lists are replaced, not added to.
-    _callbacks: Callbacks | None = None
+    registered: Callbacks | None = None
+    """The callbacks, as soon as something has asked for them."""
     savepoints: "list[OpenSavepoint]" = _NONE_OPEN
     """The nested blocks and ``begin_nested()`` that are open, the innermost last."""
     blocks: "list[Frame]" = _NONE_OPEN
@@ -34,6 +35,10 @@ class Unit(dict[object, Held]):
     """Set by hand."""
     failure: BaseException | None = None
     """What a joined block failed with."""
+    committed = False
+    """Whether something of it was committed."""
+    concluded = False
+    """Whether its outcome is known, and callbacks are all that is left: nothing can join it any more."""
 
     def __missing__(self, resource: object) -> Any:
         return NOTHING
@@ -44,23 +49,23 @@ class Unit(dict[object, Held]):
     @property
     def callbacks(self) -> Callbacks:
         """Made when first asked for: most units have none."""
-        if self._callbacks is None:
-            self._callbacks = Callbacks()
-        return self._callbacks
+        if self.registered is None:
+            self.registered = Callbacks()
+        return self.registered
 
     @property
     def has_callbacks(self) -> bool:
         """Whether there is one that has not run."""
-        return bool(self._callbacks)
+        return bool(self.registered)
 
     @property
     def must_conclude(self) -> bool:
         """Whether leaving needs more than to close what is held."""
-        return bool(self._callbacks or self.blocks) or self.failure is not None
+        return bool(self.registered or self.blocks) or self.failure is not None
 
     def is_spent(self) -> bool:
         """Whether leaving needs nothing at all but to let go of what is held."""
-        if self._callbacks or self.blocks or self.failure is not None:
+        if self.registered or self.blocks or self.failure is not None:
             return False
         for held in self.values():  # noqa: SIM110  # a generator would cost every scope twice as much
             if not held.is_spent():

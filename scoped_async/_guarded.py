@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarR
 
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
-from ._cleanup import add_notes, one_error, to_its_end
+from ._cleanup import add_notes, first_of, one_error, to_its_end
 from ._database import has_been_read, has_ended
 from ._frame import Frame, Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
@@ -172,7 +172,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         except ConcurrentUseError as error:
             if value is None:
                 raise
-            unit.failure = unit.failure or value
+            unit.failure = first_of(unit.failure, value)
             add_notes(value, [error])
 
     def _unit(self, what: str) -> Unit:
@@ -204,8 +204,7 @@ class GuardedTransaction(AsyncSessionTransaction):
             try:
                 await end()
             except Exception as failure:
-                unknown = self.held.unknown and not (lost or self.nested)
-                return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), failure
+                return (Outcome.ROLLED_BACK if lost or self.nested else self.held.outcome_of_failure), failure
             return (Outcome.ROLLED_BACK if lost else Outcome.COMMITTED), None
 
         async def conclusion() -> Conclusion:
@@ -216,7 +215,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         if self.nested:
             await to_its_end(self._end_savepoint(unit, claim_all([self.held], operation), work))
         else:
-            await conclude(unit, unit.callbacks, [self.held], operation, conclusion)
+            await conclude(unit, [self.held], operation, conclusion)
 
     async def _end_savepoint(
         self,

@@ -19,6 +19,8 @@ class Held(ABC):
     """The name of that operation."""
     released: "asyncio.Future[None] | None"
     """Set by whoever waits for the end of that operation."""
+    was_committed = False
+    """Whether the last commit that raised was done all the same: a hook after it has raised."""
     rolls_back_at_close = False
     """Whether ``close()`` rolls back what is still in a transaction."""
 
@@ -50,6 +52,9 @@ class Held(ABC):
     def commit_sent(self) -> bool:
         """Whether the last commit came so far that it may have happened."""
         return True
+
+    def watch(self) -> None:  # noqa: B027  # only a session's work can be lost unseen
+        """From now on, tell the unit of work that is lost by other ways than a scope's or the proxy's."""
 
     @property
     def commits_at_end(self) -> bool:

@@ -1,18 +1,38 @@
 """Commit and roll back what a scope holds, and run the callbacks whose fate is known by that."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from ._callbacks import Callbacks, Outcome, run_callbacks
-from ._cleanup import Budget, OutOfTimeError, add_notes, ends_the_task, one_error, to_its_end
+from ._callbacks import Outcome, run_callbacks
+from ._cleanup import Budget, OutOfTimeError, add_note, add_notes, ends_the_task, one_error, to_its_end
+from ._frame import Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
+from ._running import current_task
 from .exceptions import ScopeCleanupError, ScopeError
 
 Conclusion = tuple[Outcome | None, BaseException | None]
 """The fate of the work, ``None`` where nothing is known of it, and the error to raise after the callbacks."""
 
 
+_MOST_ROUNDS = 100
+
+
+async def commit_all(unit: Unit, budget: float | None = None) -> tuple[Outcome, BaseException | None]:
+    """Commit what is in a transaction, and what the hooks of these commits have put in one; see below."""
+    outcome, error = await commit_in_order(unit, list(unit.values()), budget)
+    for _ in range(_MOST_ROUNDS):
+        ours = (None, current_task())
+        touched = [held for held in unit.values() if held.in_transaction and held.busy in ours]
+        if error is not None or not touched:
+            return outcome, error
+        outcome, error = await commit_in_order(unit, touched, budget)
+    return Outcome.ROLLED_BACK, ScopeError(
+        f"After {_MOST_ROUNDS} commits something is in a transaction still: the hooks of commits put each "
+        "other's sessions in one. Let a hook write by the session that it was called for."
+    )
+
+
 async def commit_in_order(
-    holdings: Iterable[Held], budget: float | None = None
+    unit: Unit, holdings: Iterable[Held], budget: float | None = None
 ) -> tuple[Outcome, BaseException | None]:
     """Commit in the order of first use; stop at the first that fails, with the others yet to be rolled back.
 
@@ -28,14 +48,24 @@ async def commit_in_order(
         except BaseException as error:
             if ends_the_task(error):
                 raise
+            late = isinstance(error, OutOfTimeError)
             failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
             if committed:
                 labels = ", ".join(before.label for before in committed)
-                failure.add_note(f"Already committed before this failed: {labels}.")
-            unknown = held.commit_sent if isinstance(error, OutOfTimeError) else held.outcome_unknown
-            return (Outcome.UNKNOWN if unknown else Outcome.ROLLED_BACK), failure
+                add_note(failure, f"Already committed before this failed: {labels}.")
+            unit.committed |= held.was_committed and not late
+            unknown = held.commit_sent if late else held.outcome_unknown
+            return (Outcome.UNKNOWN if unknown else _outcome_of_failure(held, unit)), failure
         committed.append(held)
+        unit.committed = True
     return Outcome.COMMITTED, None
+
+
+def _outcome_of_failure(held: Held, unit: Unit) -> Outcome:
+    """What the error of a commit says: a hook may have raised it when the COMMIT was done."""
+    if held.was_committed and not any(other.in_transaction for other in unit.values()):
+        return Outcome.COMMITTED
+    return Outcome.ROLLED_BACK
 
 
 async def roll_back_all(holdings: Sequence[Held]) -> list[BaseException]:
@@ -66,8 +96,7 @@ def _commit_timed_out(held: Held, seconds: float | None, error: OutOfTimeError) 
 
 
 async def conclude(
-    objects: Mapping[object, Held],
-    callbacks: Callbacks,
+    unit: Unit,
     holdings: Sequence[Held],
     operation: str,
     work: Callable[[], Awaitable[Conclusion]],
@@ -81,12 +110,11 @@ async def conclude(
     for held in holdings:
         await let_settle(held)
     claimed = claim_all(holdings, operation)
-    await to_its_end(_conclude(objects, callbacks, claimed, work))
+    await to_its_end(_conclude(unit, claimed, work))
 
 
 async def _conclude(
-    objects: Mapping[object, Held],
-    callbacks: Callbacks,
+    unit: Unit,
     claimed: Sequence[Held],
     work: Callable[[], Awaitable[Conclusion]],
 ) -> None:
@@ -95,9 +123,11 @@ async def _conclude(
         outcome, error = await work()
     finally:
         give_up_all(claimed)
-    if outcome is Outcome.COMMITTED and any(held.in_transaction for held in objects.values()):
-        outcome = None  # another session's work, or what this one went on with, is still open
-    failures = await run_callbacks(callbacks.settle(outcome)) if outcome is not None else []
+    if outcome is Outcome.COMMITTED:
+        unit.committed = True
+        if any(held.in_transaction for held in unit.values()):
+            outcome = None  # another session's work, or what this one went on with, is still open
+    failures = await run_callbacks(unit.callbacks.settle(outcome)) if outcome is not None else []
     if error is not None:
         add_notes(error, failures)
     else:
@@ -106,9 +136,9 @@ async def _conclude(
         raise error
 
 
-async def commit_all(holdings: Sequence[Held]) -> Conclusion:
+async def commit_each(unit: Unit, holdings: Sequence[Held]) -> Conclusion:
     """The work of ``scope.commit()``."""
-    outcome, error = await commit_in_order(holdings)
+    outcome, error = await commit_in_order(unit, holdings)
     if error is not None:
         add_notes(error, await roll_back_all(holdings))
     return outcome, error

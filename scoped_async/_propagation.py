@@ -49,7 +49,7 @@ def checked_options(
         raise ValueError(
             "scope(readonly=True, commit=True): a readonly scope has nothing to commit. Drop one."
         )
-    if close_timeout is not None and close_timeout < 0:
+    if close_timeout is not None and not close_timeout >= 0:
         raise ValueError(f"close_timeout is in seconds, or None for no bound, not {close_timeout!r}.")
     return Options(commit, readonly, name, close_timeout)
 
@@ -89,7 +89,7 @@ if TYPE_CHECKING:
 
 else:
 
-    def scope(**options):  # keyword defaults would cost every scope more than all that it holds
+    def scope(*function, **options):  # keyword defaults would cost every scope more than all that it holds
         """Open a scope: ``async with scope() as current: ...``, or ``@scope()`` on a coroutine function.
 
         ``commit``: commit on a clean exit, and only then; default: roll back. ``propagation``: ``"new"``, a
@@ -110,7 +110,11 @@ else:
         .. versionadded:: 0.1
         """
         frame = _getframe(1)
-        if options:
+        if options or function:
+            if function:
+                raise TypeError(
+                    "scope takes keywords only. As a decorator it wants its parentheses: `@scope()`."
+                )
             propagation, checked = _checked(**options)
             if propagation != "new":
                 return _BLOCKS[propagation](checked, frame.f_code, frame.f_lasti)

@@ -57,9 +57,10 @@ class Proxy:
         cls._names = {**cls._names, **{name: Name(value.kind) for name, value in added.items()}}
         for name in added:
             delattr(cls, name)  # so that it is looked up in the table
-        for base in cls.__bases__:  # so that super() finds what is overridden
-            for name in cls.__dict__.keys() & getattr(base, "_names", {}).keys():
-                base._keep(name)
+        for base in cls.__bases__:
+            if issubclass(base, Proxy):
+                for name in cls.__dict__.keys() & base._names.keys():
+                    base._keep(name)  # so that super() finds what is overridden
 
     @classmethod
     def _delegate(cls, kind: Kind, name: str) -> Any:

@@ -1,7 +1,7 @@
 """ScopedResource: one object of any kind per scope, made on first use and ended with the scope."""
 
 from collections.abc import Awaitable, Callable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from typing import Any, Generic, TypeVar
 
 from ._checks import foreign_message, usable_unit
@@ -34,6 +34,10 @@ class ScopedResource(Generic[T]):
         rollback: Hook[T] | None = None,
         close: Hook[T] | None = None,
     ) -> None:
+        if iscoroutinefunction(factory):
+            raise TypeError(
+                f"The factory of a ScopedResource is not async, since its call is not: {factory!r}."
+            )
         self._factory = factory
         self._commit = commit
         self._rollback = rollback

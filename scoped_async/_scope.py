@@ -8,11 +8,11 @@ from contextvars import Token
 from functools import wraps
 from inspect import iscoroutinefunction, unwrap
 from types import CodeType, TracebackType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from ._callbacks import Callback, Outcome
 from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
-from ._cleanup import one_error
+from ._cleanup import mark_committed, one_error
 from ._exit import end
 from ._frame import (
     CLOSED,
@@ -28,13 +28,14 @@ from ._frame import (
     leave,
     nearest_open,
 )
-from ._outcome import Conclusion, commit_all, conclude, release_all, roll_back_all
+from ._outcome import Conclusion, commit_each, conclude, release_all, roll_back_all
 from ._running import running_loop
 from .exceptions import ScopeError
 
 D = TypeVar("D")
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _MISSING = Token.MISSING
 _get_current, _set_current, _reset_current = current.get, current.set, current.reset
@@ -110,7 +111,7 @@ class Scope(Owner):
         refuse_in_block(unit, "scope.commit()")
         refuse_marked(unit, self)
         holdings = list(unit.values())
-        await conclude(unit, unit.callbacks, holdings, "commit", lambda: commit_all(holdings))
+        await conclude(unit, holdings, "commit", lambda: commit_each(unit, holdings))
 
     async def rollback(self) -> None:
         """Roll back every session of the scope, newest first, clear the mark, and run the callbacks.
@@ -128,7 +129,7 @@ class Scope(Owner):
             unit.rollback_only, unit.failure = False, None
             return Outcome.ROLLED_BACK, one_error(failures, "The rollback failed")
 
-        await conclude(unit, unit.callbacks, holdings, "rollback", work)
+        await conclude(unit, holdings, "rollback", work)
 
     async def release(self) -> None:
         """Give the scope's connections back to the pool while the scope stays open.
@@ -141,23 +142,34 @@ class Scope(Owner):
         unit = self._usable("scope.release()")
         refuse_in_savepoint(unit, "scope.release()")
         holdings = list(unit.values())
-        await conclude(unit, unit.callbacks, holdings, "release", lambda: release_all(holdings))
+        await conclude(unit, holdings, "release", lambda: release_all(holdings))
 
-    def after_commit(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
+    def after_commit(self, fn: Callable[[*Ts], Awaitable[object] | object], *args: *Ts) -> None:
         """Run ``fn(*args)`` once the work since the last outcome is committed; an async ``fn`` is awaited.
 
         Callbacks run once, in order, in the scope, when its connections are free; registered inside a
         savepoint they follow its fate. What they raise is raised when all have run. Raises
         `ScopeClosedError`, `ForeignThreadError`.
         """
-        self._usable("after_commit()").callbacks.add(Callback(Outcome.COMMITTED, fn, args))
+        self._add(Callback(Outcome.COMMITTED, fn, args))
 
-    def after_rollback(self, fn: Callable[..., Awaitable[object] | object], *args: Any) -> None:
+    def after_rollback(self, fn: Callable[[*Ts], Awaitable[object] | object], *args: *Ts) -> None:
         """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`.
 
         Raises what that raises.
         """
-        self._usable("after_rollback()").callbacks.add(Callback(Outcome.ROLLED_BACK, fn, args))
+        self._add(Callback(Outcome.ROLLED_BACK, fn, args))
+
+    def _add(self, callback: Callback) -> None:
+        unit = self._usable(f"after_{'commit' if callback.outcome is Outcome.COMMITTED else 'rollback'}()")
+        if not callable(callback.function):
+            raise TypeError(
+                f"A callback is a function, followed by its arguments, and not {callback.function!r}: write "
+                "`after_commit(send, message)`."
+            )
+        unit.callbacks.add(callback)
+        for held in unit.values():
+            held.watch()
 
     @property
     def rollback_only(self) -> bool:
@@ -239,6 +251,8 @@ class Scope(Owner):
         unit, failure = self.unit, None
         if unit is not UNUSED and (self.link is None or not unit.is_spent()):
             failure = await end(self, exc)
+        elif exc is not None and unit.committed:
+            mark_committed(exc)
         self.unit = CLOSED
         token: Any = self.link
         try:
@@ -306,6 +320,16 @@ def decorate(
 
 
 _NO_CODE = (lambda: None).__code__
+_RUN = next(each for each in decorate.__code__.co_consts if isinstance(each, CodeType))
+
+
+def code_of(coro: Coroutine[Any, Any, Any]) -> CodeType | None:
+    """The code of the function whose call ``coro`` is, also where that is decorated."""
+    code: CodeType | None = getattr(coro, "cr_code", None)
+    if code is _RUN:
+        frame: Any = getattr(coro, "cr_frame", None)
+        code = getattr(unwrap(frame.f_locals["function"]), "__code__", code)
+    return code
 
 
 _NO_DEFAULT: Any = object()

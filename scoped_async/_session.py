@@ -1,6 +1,6 @@
 """What a scope holds of an AsyncSession: how it commits, rolls back, nests, gives back and closes."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event
@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
+from ._callbacks import Outcome
+from ._checks import refuse_marked
+from ._cleanup import add_note, first_of
 from ._database import (
     connections_of,
     find_spoiled,
@@ -17,6 +20,7 @@ from ._database import (
     has_changes,
     has_ended,
     has_failed,
+    is_committed,
     is_unknown,
     set_read_only,
     set_savepoint,
@@ -43,10 +47,14 @@ class HeldSession(Held):
     rolls_back_at_close = True
     begun: SessionTransaction | None = None
     """The transaction of the last ``begin()``."""
+    committed: SessionTransaction | None = None
+    """The transaction that was committed last, as far as that is watched."""
     doubtful = False
     """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
     failure: BaseException | None
     """What the last operation that failed in this transaction raised."""
+    ending = False
+    """Whether its transaction is being ended by the scope or the proxy."""
     forgotten = False
     """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
     leaving: "Sequence[Connection]" = ()
@@ -58,6 +66,15 @@ class HeldSession(Held):
     """Those handed out in this transaction, as far as they are not read to their end."""
 
     def __init__(self, session: AsyncSession, owner: Owner, readonly: bool) -> None:
+        try:
+            is_one = isinstance(session.sync_session, Session)  # pyright: ignore[reportUnnecessaryIsInstance]
+        except AttributeError:
+            is_one = False
+        if not is_one:
+            raise TypeError(
+                f"{session!r} is no AsyncSession. Give AsyncScopedSession an async_sessionmaker, or a "
+                "function that is not async and returns an AsyncSession."
+            )
         self.object = session
         self.owner = owner
         self.loop = owner.loop
@@ -104,6 +121,13 @@ class HeldSession(Held):
         return self.unknown
 
     @property
+    def outcome_of_failure(self) -> Outcome:
+        """What became of the work when the last commit failed."""
+        if self.unknown:
+            return Outcome.UNKNOWN
+        return Outcome.COMMITTED if self.was_committed else Outcome.ROLLED_BACK
+
+    @property
     def commit_sent(self) -> bool:
         return self.sent
 
@@ -122,27 +146,36 @@ class HeldSession(Held):
 
     async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
         """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
-        self.unknown = self.sent = False
+        self.unknown = self.sent = self.was_committed = False
+        self.ending, transaction = True, self.object.sync_session.get_transaction()
         try:
             if self.readonly:
                 self._refuse_changes()
                 await self.cutting_off(self.give_back)
             else:
                 if end is None and type(self.object).commit is not AsyncSession.commit:
+                    self.watch()  # it may do more after the commit, and fail in that
                     end = self.object.commit
                 await self.object.run_sync(self._prepare, commit=end is None)
                 if end is not None:
                     await end()
         except BaseException as error:
+            if transaction is not None and (self.committed is transaction or is_committed(transaction)):
+                self.was_committed = True
+                add_note(error, f"The COMMIT of {self.label} was done: what came after it has raised this.")
+                await self.cutting_off(self.give_back)
+                raise
             self.unknown = self.sent and is_unknown(error)
             if self.unknown:
-                error.add_note(
+                add_note(
+                    error,
                     f"The outcome of the commit of {self.label} is unknown: the connection was lost within "
-                    "the COMMIT. Look in the database before you repeat the work."
+                    "the COMMIT. Look in the database before you repeat the work.",
                 )
             await self._recover(error)
             raise
         finally:
+            self.ending = False
             self.begin_anew()
 
     async def roll_back(self) -> None:
@@ -157,14 +190,15 @@ class HeldSession(Held):
         """End the transaction by one of the session's own methods."""
         await self.cutting_off(getattr(self.object, name))
 
-    def close(self) -> Coroutine[Any, Any, None]:
-        return self.cutting_off(self.object.close)
+    async def close(self) -> None:
+        await self.cutting_off(self.object.close)
 
     async def cutting_off(self, end: Callable[[], Awaitable[None]]) -> None:
         """Await ``end``, and hand no connection back on which another task still runs something.
 
         That task has the real session itself.
         """
+        ending, self.ending = self.ending, True
         self.leaving = connections_of(self.object.sync_session)
         cut_off = terminate_busy(self.leaving)
         try:
@@ -174,6 +208,7 @@ class HeldSession(Held):
                 raise self._still_in_use() from error
         finally:
             self.leaving = ()
+            self.ending = ending
             self.begin_anew()
         if cut_off:
             raise self._still_in_use()
@@ -219,6 +254,9 @@ class HeldSession(Held):
         is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
         if transaction is not None and not is_clean:
             transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
+        unit = self.owner.here().unit_in_use()
+        if unit is not None:
+            refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
         self.refuse_spoiled(session)
         if terminate_busy(connections_of(session)):
             raise self._still_in_use()
@@ -236,7 +274,7 @@ class HeldSession(Held):
                 "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
                 "commit after that. Let such an error out, or put what may fail in a savepoint: "
                 '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
-            ) from (self.failure or answer)
+            ) from first_of(self.failure, answer)
         forgive(session)
 
     async def _recover(self, error: BaseException) -> None:
@@ -247,7 +285,7 @@ class HeldSession(Held):
             await self.object.rollback()
         except Exception as failure:
             self.abort()
-            error.add_note(f"The rollback after it failed too: {failure!r}")
+            add_note(error, f"The rollback after it failed too: {failure!r}")
 
     async def _reset_connections(self) -> None:
         """Roll back by the driver, or terminate: SQLAlchemy's rollback sends nothing after a COMMIT."""
@@ -263,6 +301,23 @@ class HeldSession(Held):
 
         if connections_of(self.object.sync_session):
             await self.object.run_sync(reset)
+
+    # -- work that is lost by other ways, which SQLAlchemy's own objects offer
+
+    def watch(self) -> None:
+        session = self.object.sync_session
+        if not event.contains(session, "after_commit", self._note_commit):
+            event.listen(session, "after_commit", self._note_commit)
+            event.listen(session, "after_transaction_end", self._note_end)
+
+    def _note_commit(self, session: Session) -> None:
+        self.committed = session.get_nested_transaction() or session.get_transaction()
+
+    def _note_end(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None and transaction is not self.committed and not self.ending:
+            unit = self.owner.here().unit_in_use()
+            if unit is not None:
+                unit.callbacks.postpone()
 
     # -- readonly
 
@@ -307,7 +362,11 @@ class HeldSession(Held):
             while (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
                 transaction.close()
 
-        await self.object.run_sync(close)
+        ending, self.ending = self.ending, True
+        try:
+            await self.object.run_sync(close)
+        finally:
+            self.ending = ending
         self.begin_anew()
 
 

@@ -148,6 +148,11 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
     def __init__(
         self, session_factory: Callable[..., S], *, readonly_bind: "AsyncEngine | None" = None
     ) -> None:
+        if not callable(session_factory):
+            raise TypeError(
+                "AsyncScopedSession takes what makes sessions, `async_sessionmaker(engine)`, and not "
+                f"{session_factory!r}."
+            )
         self.__dict__.update(
             session_factory=session_factory,
             registry=Registry(self),
@@ -209,10 +214,10 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         identity_key = AsyncSession.identity_key
 
     def __contains__(self, instance: object) -> bool:
-        return instance in self._find("in").object
+        return instance in _find(self, "in").object
 
     def __iter__(self) -> Iterator[object]:
-        return iter(self._find("iter").object)
+        return iter(_find(self, "iter").object)
 
     async def __aenter__(self) -> NoReturn:
         raise TypeError(_NO_CONTEXT_MANAGER)
@@ -224,14 +229,15 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         return f"AsyncScopedSession({self.session_factory!r})"
 
     def _target(self, name: str) -> AsyncSession:
-        return self._find(name).object
+        return _find(self, name).object
 
     @classmethod
     def _delegate(cls, kind: Kind, name: str) -> Any:
-        return make_delegate(kind, name)
+        return make_delegate(kind, name, _find)
 
-    def _find(self, name: str) -> HeldSession:
-        return _hold(self, f"Session.{name}", {})
+
+def _find(proxy: AsyncScopedSession[Any], name: str) -> HeldSession:
+    return _hold(proxy, f"Session.{name}", {})
 
 
 def _hold(proxy: AsyncScopedSession[Any], what: str, kw: dict[str, Any]) -> HeldSession:
@@ -246,10 +252,13 @@ def _hold(proxy: AsyncScopedSession[Any], what: str, kw: dict[str, Any]) -> Held
         raise refusal(frame, what)
     held: Any = unit.get(proxy)
     if held is None:
-        if (readonly := owner.options.readonly) and proxy._readonly_bind is not None:
-            kw |= {"bind": proxy._readonly_bind, "binds": {}}
+        if readonly := owner.options.readonly:
+            bind = proxy._readonly_bind  # pyright: ignore[reportPrivateUsage]
+            kw |= {} if bind is None else {"bind": bind, "binds": {}}
         session = proxy.session_factory(**kw) if kw else proxy.session_factory()
         held = unit[proxy] = HeldSession(session, owner, readonly)
+        if unit.registered is not None:
+            held.watch()
     return held  # type: ignore[no-any-return]  # what is held under the proxy is its session
 
 
@@ -286,17 +295,21 @@ class Registry(Generic[S]):
         held = unit.get(self._proxy)
         if isinstance(held, HeldSession) and held.object is obj:
             return
-        self.clear()
         owner = _get_current().owner
         assert owner is not None
-        unit[self._proxy] = HeldSession(obj, owner, owner.readonly)
+        replacing = HeldSession(obj, owner, owner.readonly)
+        self.clear()
+        unit[self._proxy] = replacing
+        if unit.has_callbacks:
+            replacing.watch()
 
     def clear(self) -> None:
         """Forget it; the scope still closes it, and what is open in it is rolled back. Raises as `set`."""
         unit = usable_unit(_get_current(), "Session.registry.clear()")
-        held = unit.pop(self._proxy, None)
+        held = unit.get(self._proxy)
         if isinstance(held, HeldSession):
             if held.in_transaction:
                 unit.callbacks.postpone()
+            del unit[self._proxy]
             held.forgotten = True
             unit[held] = held

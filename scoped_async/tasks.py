@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import wraps
-from types import CodeType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import anyio
@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from ._frame import Options
 from ._propagation import checked_options
-from ._scope import Scope, new_scope
+from ._scope import Scope, code_of, new_scope
 
 if TYPE_CHECKING:
     from anyio import CancelScope, TaskHandle
@@ -130,10 +130,7 @@ class ScopedTaskGroup(TaskGroup):
 
     def _scope_of(self, coro: Coroutine[Any, Any, Any]) -> Scope:
         options = self._options
-        code = getattr(coro, "cr_code", None)
-        if isinstance(code, CodeType):
-            return new_scope(options, code, -1)
-        return new_scope(options, ScopedTaskGroup._run.__code__, -1)
+        return new_scope(options, code_of(coro) or ScopedTaskGroup._run.__code__, -1)
 
 
 def _name_of(coro: Coroutine[Any, Any, Any]) -> str:

@@ -111,7 +111,7 @@ class TestCallsPerScope:
             pytest.param(unused_with_options, 4, id="unused, with options"),
             pytest.param(decorated, 5, id="a decorated function"),
             pytest.param(touched, 11, id="session touched, no SQL"),
-            pytest.param(child, 13, id="a task group of one child"),
+            pytest.param(child, 14, id="a task group of one child"),
         ],
     )
     async def test_scope(self, act: Act, expected: int) -> None:

@@ -14,20 +14,23 @@ FLOORS = [
     {"_proxy", "_running", "exceptions"},  # stand on nothing of ours
     {"_cleanup"},
     {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
-    {"_clone", "_frame", "_outcome", "_stand_in"},  # what is current; how work ends
-    {"_checks", "_ending", "_line", "_session"},
+    {"_clone", "_frame", "_stand_in"},  # what is current
+    {"_checks", "_line", "_outcome"},  # what may be done; how work ends
+    {"_ending", "_session"},
     {"_exit", "_guarded", "_recorder", "_resource"},
     {"_delegates", "_scope"},
     {"_answer", "_block", "_leaks", "session"},
     {"_isolation", "_propagation"},
-    {"asgi", "faststream", "taskiq", "tasks", "testing"},
+    {"aiohttp", "asgi", "faststream", "grpc", "taskiq", "tasks", "testing"},
     {"__init__", "pytest_plugin"},  # what users import
 ]
 """From the ground up. A module imports from the floors below its own, and from no other."""
 
 OTHERS = {
+    "aiohttp": {"aiohttp"},
     "anyio": {"_cleanup", "tasks"},
     "faststream": {"faststream"},
+    "grpc": {"grpc"},
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
