@@ -42,6 +42,17 @@ class RequestScope(Scope):
         make, *arguments = self.naming
         return make(*arguments)
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether there is anything for `settle` to do."""
+        unit = self.unit
+        if self.failure is not None or unit.registered or unit.rollback_only or unit.failure is not None:
+            return True
+        for held in unit.values():  # noqa: SIM110  # a generator would cost every request twice as much
+            if not held.is_idle:
+                return True
+        return False
+
     async def settle(self, *, success: bool) -> None:
         """Commit the work so far, or roll it back; wait for operations of other tasks first.
 
@@ -53,13 +64,13 @@ class RequestScope(Scope):
         while a block is open whose outcome the answer would not wait for; again the failure of the answer
         tried before, unless this one does not commit. Raises what a rollback or a callback raised.
         """
+        if not self.is_unsettled:
+            return
         if self.failure is not None and self.commits:
             raise self.failure
         unit, self.failure = self.unit, None
         by_hand = unit.rollback_only
         self.commits = self.commits and not by_hand
-        if not unit.callbacks and unit.failure is None and all(held.is_idle for held in unit.values()):
-            return
         try:
             await self._settle(self.commits, success and not by_hand)
         except Exception as error:

@@ -141,8 +141,9 @@ def is_retryable(exc: BaseException) -> bool:
 
     ``exc``: what came out of the unit. True for a serialization failure (SQLSTATE 40001), a deadlock (40P01),
     and a connection lost before anything was sent to commit; also behind a `RollbackOnlyError`, and for a
-    group all of whose errors are. Never where the outcome of a commit is unknown. Use it with a retry library
-    above the scope: ``@stamina.retry(on=is_retryable)`` over ``@scope(commit=True)``.
+    group all of whose errors are. Never where the outcome of a commit is unknown, or part of the unit was
+    committed. Use it with a retry library above the scope: ``@stamina.retry(on=is_retryable)`` over
+    ``@scope(commit=True)``.
 
     .. versionadded:: 0.1
     """
@@ -245,14 +246,26 @@ def wrote_or_locked(session: Session, *, readonly: bool) -> str | None:
     return None
 
 
-def set_read_only(session: Session, transaction: object, connection: Connection) -> None:
+def set_read_only(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     """The ``after_begin`` hook of a readonly scope's sessions: let PostgreSQL refuse every write."""
     if connection.dialect.name == "postgresql":
         driver_connection: Any = connection.connection.dbapi_connection
         if connection.dialect.detect_autocommit_setting(driver_connection):
+            _take_back(transaction, connection)
             raise ReadOnlyScopeError(
                 f"A readonly scope cannot work in AUTOCOMMIT, as {connection.engine!r} is set to: there is "
                 "no transaction that could be READ ONLY. Give AsyncScopedSession a readonly_bind without "
                 "that isolation level."
             )
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+
+def _take_back(transaction: SessionTransaction, connection: Connection) -> None:
+    """Let the next statement of ``transaction`` begin anew, and run the hook once more."""
+    connections = transaction._connections  # pyright: ignore[reportPrivateUsage]
+    del connections[connection.engine]
+    _, begun, ours_to_end, ours_to_close = connections.pop(connection)
+    if ours_to_end:
+        begun.close()
+    if ours_to_close:
+        connection.close()

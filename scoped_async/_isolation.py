@@ -87,7 +87,8 @@ def _refuse_older_session(proxy: AnyProxy) -> None:
 
 def _scope_here() -> str:
     owner = current.get().owner
-    assert owner is not None
+    if owner is None:  # the factory was called by hand
+        return "a session made outside of any scope"
     return f"the scope {owner.name}, opened at {owner.opened_at},"
 
 

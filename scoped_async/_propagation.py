@@ -72,7 +72,7 @@ def _checked(
     )
 
 
-_checked.__qualname__ = "scope"  # what a TypeError of a wrong option names
+_checked.__wrapped__.__qualname__ = "scope"  # what a TypeError of a wrong option names
 
 if TYPE_CHECKING:
 

@@ -59,8 +59,9 @@ class Proxy:
             delattr(cls, name)  # so that it is looked up in the table
         for base in cls.__bases__:
             if issubclass(base, Proxy):
-                for name in cls.__dict__.keys() & base._names.keys():
-                    base._keep(name)  # so that super() finds what is overridden
+                for name in base._names:
+                    if hasattr(cls, name) and not hasattr(base, name):
+                        base._keep(name)  # so that super() finds what is overridden
 
     @classmethod
     def _delegate(cls, kind: Kind, name: str) -> Any:

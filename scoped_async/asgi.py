@@ -96,7 +96,7 @@ class ScopeMiddleware:
             elif kind in _STARTS and not started:
                 status = message["status"]
                 scope.commits = self._commits(status)
-                if scope.unit is not UNUSED:
+                if scope.unit is not UNUSED and scope.is_unsettled:
                     await scope.settle(success=status < 400)
                 started = True
             await send(message)
@@ -113,7 +113,7 @@ class ScopeMiddleware:
                 if not started and (failure := scope.failure) is not None:
                     scope.failure = None
                     await _handle(failure, asgi, listen, respond)
-                if complete and not gone and scope.unit is not UNUSED:
+                if complete and not gone and scope.unit is not UNUSED and scope.is_unsettled:
                     await scope.finish()
         finally:
             scope.failure = None  # with its traceback it would keep the request alive

@@ -132,11 +132,10 @@ class TestLaw23WorkThatIsLostNeverFiresAfterCommit:
         assert await stored(engine) == {"kept"}
 
     async def test_in_a_joined_block(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
-        async with scope(commit=True):
-            async with scope(propagation="join"):
-                await write(Session, "lost")
-                log.watch()
-                await Session().rollback()
+        async with scope(commit=True), scope(propagation="join"):
+            await write(Session, "lost")
+            log.watch()
+            await Session().rollback()
         assert log == ["rolled back"]
         assert await stored(engine) == set()
 

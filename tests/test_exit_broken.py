@@ -9,7 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from scoped_async import AsyncScopedSession, NoScopeError, Scope, ScopedResource, current_scope, scope
+from scoped_async import (
+    AsyncScopedSession,
+    NoScopeError,
+    RollbackOnlyError,
+    Scope,
+    ScopedResource,
+    current_scope,
+    scope,
+)
 
 
 @pytest.fixture
@@ -34,13 +42,15 @@ class Imitation:
 class TestLaw10AFactoryOfSomethingElse:
     """A factory that returns no AsyncSession is refused at the first touch, and the scope is left as ever."""
 
-    @pytest.mark.parametrize("factory", [sessionmaker(), Imitation, lambda: None], ids=["sync", "fake", "None"])
+    @pytest.mark.parametrize(
+        "factory", [sessionmaker(), Imitation, lambda: None], ids=["sync", "fake", "None"]
+    )
     async def test_the_rest_is_closed_and_nothing_is_current(
         self, factory: Any, Session: AsyncScopedSession[AsyncSession], engine: AsyncEngine
     ) -> None:
         closed: list[str] = []
         Wrong: AsyncScopedSession[Any] = AsyncScopedSession(factory)
-        with pytest.raises(TypeError, match="is no AsyncSession.*async_sessionmaker"):
+        with pytest.raises(TypeError, match=r"is no AsyncSession.*async_sessionmaker"):
             async with scope(commit=True) as opened:
                 ScopedResource(lambda: "resource", close=closed.append)()
                 await Session.execute(text("SELECT 1"))
@@ -56,7 +66,7 @@ class TestLaw10AFactoryOfSomethingElse:
             raise NotImplementedError
 
         made = factory()
-        Wrong: AsyncScopedSession[Any] = AsyncScopedSession(lambda: made)  # type: ignore[type-var]
+        Wrong: AsyncScopedSession[Any] = AsyncScopedSession(lambda: made)
         with pytest.raises(TypeError, match="a function that is not async"):
             async with scope():
                 Wrong()
@@ -169,6 +179,17 @@ class TestLaw10OddExceptions:
                 raise body
         assert raised.value is body
         assert any("the hook failed" in note for note in notes_of(body))
+
+    @pytest.mark.parametrize("kind", [Falsy, OwnNotes, NoNotes])
+    async def test_of_a_joined_block_it_marks_the_scope(self, kind: type[Exception]) -> None:
+        failure = kind("the block's")
+        with pytest.raises(RollbackOnlyError) as raised:
+            async with scope(commit=True):
+                for error in (failure, LookupError("a later one")):
+                    with pytest.raises(type(error)):
+                        async with scope(propagation="join"):
+                            raise error
+        assert raised.value.__cause__ is failure
 
     async def test_a_note_of_its_own_stays(self) -> None:
         body = OwnNotes("the body's")

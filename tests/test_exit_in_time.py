@@ -1,7 +1,9 @@
 """Law 12: the exit takes no longer than it may."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -96,6 +98,38 @@ class TestLaw12TheExitIsBounded:
             run(unit)
         assert "close_timeout" in caught.value.__notes__[0]
 
+    @pytest.mark.parametrize("hook", ["rollback", "close"])
+    def test_a_hook_that_swallows_its_cancellation_past_it_is_no_way_around(self, hook: str) -> None:
+        async def unit() -> None:
+            async with scope(name="the_scope"):
+                older()
+                ScopedResource(lambda: "stubborn", **{hook: swallow})()
+
+        async def swallow(_: str) -> None:
+            with suppress(asyncio.CancelledError):
+                await takes(11)
+            swallowed.append(hook)
+
+        swallowed: list[str] = []
+        closed: list[str] = []
+        older = ScopedResource(lambda: "older", close=closed.append)
+        with pytest.raises(ScopeCleanupError, match=r"the_scope .* close_timeout=10\.0 s"):
+            run(unit)
+        assert swallowed == [hook]
+        assert closed == ["older"]
+
+    def test_nor_is_a_commit_that_swallows_it(self) -> None:
+        async def unit() -> None:
+            async with scope(commit=True):
+                ScopedResource(lambda: "stubborn", commit=swallow)()
+
+        async def swallow(_: str) -> None:
+            with suppress(asyncio.CancelledError):
+                await takes(11)
+
+        with pytest.raises(ScopeCleanupError, match=r"outcome of the commit .* unknown"):
+            run(unit)
+
     def test_a_commit_has_as_much_of_its_own(self) -> None:
         async def unit() -> None:
             async with scope(commit=True):
@@ -138,9 +172,10 @@ class TestLaw12TheExitIsBounded:
 
         run(unit)
 
-    def test_a_negative_bound_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="close_timeout"):
-            scope(close_timeout=-1)
+    @pytest.mark.parametrize("seconds", [-1, math.nan])
+    def test_what_is_no_bound_is_refused(self, seconds: float) -> None:
+        with pytest.raises(ValueError, match="close_timeout is in seconds"):
+            scope(close_timeout=seconds)
 
     async def test_a_session_that_others_still_use_is_invalidated(self, engine: AsyncEngine) -> None:
         async def statement() -> None:

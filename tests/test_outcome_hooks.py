@@ -105,6 +105,24 @@ class TestLaw22WhatTheHooksOfACommitWrite:
         assert await stored(engine) == set()
         assert log == ["rolled back"]
 
+    async def test_hooks_each_of_which_touches_the_next(self, log: Log) -> None:
+        committed: list[int] = []
+
+        def link(number: int) -> ScopedResource[int]:
+            def touch_the_next(number: int) -> None:
+                committed.append(number)
+                if number:
+                    links[number - 1]()
+
+            return ScopedResource(lambda: number, commit=touch_the_next)
+
+        links = [link(number) for number in range(50)]
+        async with scope(commit=True):
+            log.watch()
+            links[-1]()
+        assert committed == [*reversed(range(50))]
+        assert log == ["committed"]
+
     async def test_hooks_that_put_each_other_in_a_transaction_for_ever(self, log: Log) -> None:
         undone: list[str] = []
         one: ScopedResource[str]
@@ -134,7 +152,11 @@ class TestLaw20WhatIsRaisedAfterTheCommit:
 
     @pytest.fixture(params=["a listener of after_commit", "an override of commit"])
     def Failing(
-        self, request: pytest.FixtureRequest, Session: Sessions, hooked: type[SyncSession], engine: AsyncEngine
+        self,
+        request: pytest.FixtureRequest,
+        Session: Sessions,
+        hooked: type[SyncSession],
+        engine: AsyncEngine,
     ) -> Sessions:
         if request.param == "an override of commit":
             return AsyncScopedSession(
@@ -210,7 +232,7 @@ class TestLaw20WhatIsRaisedAfterTheCommit:
 
 
 class TestLaw20WhatIsRaisedBeforeTheCommit:
-    """A hook that raises before the COMMIT is sent: rolled back, whatever it raises, and nothing is unknown."""
+    """A hook that raises before the COMMIT is sent: rolled back, and nothing is unknown."""
 
     @pytest.mark.parametrize("error", [ConnectionError, TimeoutError, OSError, ValueError])
     @pytest.mark.parametrize("hook", BEFORE)

@@ -1,7 +1,11 @@
 """A subclass of the proxy, for a session class that has more than SQLAlchemy's."""
 
 import asyncio
+import subprocess
+import sys
 from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -38,6 +42,100 @@ class CountingScoped(AsyncScopedSession[CountingSession]):
 
     def in_transaction(self) -> bool:
         return True
+
+
+class AuditedScoped(AsyncScopedSession[AsyncSession]):
+    """One that overrides what is delegated, as a subclass of `async_scoped_session` would."""
+
+    def add(self, instance: object, _warn: bool = True) -> None:
+        added.append(instance)
+        super().add(instance)
+
+    async def execute(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        executed.append(statement)
+        return await super().execute(statement, *args, **kwargs)
+
+
+added: list[object] = []
+executed: list[object] = []
+
+
+class TestSuper:
+    """What a subclass overrides is there for its super(), whatever was used before."""
+
+    @pytest.fixture
+    async def audited(self, sqlite_engine: AsyncEngine) -> AuditedScoped:
+        async with sqlite_engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        return AuditedScoped(async_sessionmaker(sqlite_engine))
+
+    async def test_it_reaches_the_session(self, audited: AuditedScoped) -> None:
+        count = select(func.count()).select_from(User)
+        async with scope():
+            user = User()
+            audited.add(user)
+            assert user in audited
+            assert (await audited.execute(count)).scalar_one() == 1
+        assert added[-1] is user
+        assert executed[-1] is count
+
+    async def test_it_is_guarded(self, audited: AuditedScoped) -> None:
+        with pytest.raises(NoScopeError, match=r"Session\.add"):
+            audited.add(User())
+        with pytest.raises(NoScopeError, match=r"Session\.execute"):
+            await audited.execute(select(User))
+        async with scope():
+            results = await asyncio.gather(
+                *(audited.execute(select(User)) for _ in range(2)), return_exceptions=True
+            )
+        assert isinstance(results[1], ConcurrentUseError)
+
+    def test_before_anything_else_has_used_the_class(self) -> None:
+        """In a process of its own: what another test has touched would be kept on the base class."""
+        program = (
+            "import asyncio\n"
+            "from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker\n"
+            "from test_proxy_subclass import AuditedScoped, User, scope\n"
+            "async def main():\n"
+            "    async with scope():\n"
+            "        Session = AuditedScoped(async_sessionmaker())\n"
+            "        Session.add(User())\n"
+            "        print(len(Session.new))\n"
+            "asyncio.run(main())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == ("1\n", "")
+
+    async def test_a_subclass_of_it_overrides_it_once_more(self, audited: AuditedScoped) -> None:
+        class Twice(AuditedScoped):
+            def add(self, instance: object, _warn: bool = True) -> None:
+                super().add(instance)
+                super().add(instance)
+
+        before = len(added)
+        async with scope():
+            Twice(audited.session_factory).add(User())
+        assert len(added) == before + 2
+
+    async def test_a_mixin_overrides_it_as_well(self, audited: AuditedScoped) -> None:
+        class Mixin:
+            def expunge(self, instance: object) -> None:
+                expunged.append(instance)
+                super().expunge(instance)  # type: ignore[misc]
+
+        class Mixed(Mixin, AsyncScopedSession[AsyncSession]):
+            pass
+
+        expunged: list[object] = []
+        Session = Mixed(audited.session_factory)
+        async with scope():
+            user = User()
+            Session.add(user)
+            Session.expunge(user)
+            assert user not in Session
+        assert expunged == [user]
 
 
 class TestSubclass:

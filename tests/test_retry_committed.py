@@ -1,4 +1,4 @@
-"""is_retryable is never true of what leaves a unit of which something is committed: that would be done twice."""
+"""is_retryable is false of what leaves a unit of which something is committed: that would be done twice."""
 
 from collections.abc import Awaitable, Callable
 
@@ -171,7 +171,7 @@ class TestIsRetryableOfWhatIsCommitted:
 
 
 class TestRetryOverAScopeStoresNothingTwice:
-    """@stamina.retry(on=is_retryable) above @scope(commit=True): a unit that is committed is not run again."""
+    """@stamina.retry(on=is_retryable) above @scope(commit=True) runs no unit again that is committed."""
 
     async def test_whose_callback_fails(self, fault: Fault, Session: Sessions, engine: AsyncEngine) -> None:
         @stamina.retry(on=is_retryable, attempts=3, wait_initial=0, wait_max=0)

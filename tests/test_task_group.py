@@ -74,6 +74,22 @@ class TestLaw16ConcurrencyIsHadByScopes:
             assert await by_coroutine == (send_the_mail.__qualname__, here)
             assert await tg.start(wait_for_mail) == wait_for_mail.__qualname__
 
+    @pytest.mark.parametrize("word", ["new", "join"])
+    async def test_also_when_that_function_is_decorated(self, word: str) -> None:
+        seen: list[Scope] = []
+
+        @scope(propagation=word)  # type: ignore[arg-type]
+        async def send_the_mail() -> None:
+            seen.append(current_scope() if word == "join" else current_scope().parent or current_scope())
+
+        async with create_task_group() as tg:
+            tg.start_soon(send_the_mail)
+            tg.create_task(send_the_mail())
+        line = send_the_mail.__wrapped__.__code__.co_firstlineno  # type: ignore[attr-defined]
+        names_and_places = {(child.name, child.opened_at) for child in seen}
+        assert len(seen) == 2
+        assert names_and_places == {(send_the_mail.__qualname__, f"test_task_group.py:{line}")}
+
     async def test_the_options_are_those_of_the_scope(self, Session: Sessions, engine: AsyncEngine) -> None:
         async def child(name: str) -> str:
             await write(Session, name)

@@ -25,7 +25,7 @@ def messages() -> Iterator[tuple[str, list[str]]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             said: ast.expr | None = None
             if isinstance(node, ast.Call) and node.args and name_of(node.func).endswith(SAYS):
-                said = node.args[0]
+                said = node.args[-1] if name_of(node.func) == "add_note" else node.args[0]
             elif isinstance(node, ast.Return):
                 said = node.value
             for text in texts(said):

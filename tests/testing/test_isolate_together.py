@@ -11,7 +11,7 @@ from notes import Base, Note, read, sessions_of, stored, write
 from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from scoped_async import AsyncScopedSession, scope
+from scoped_async import AsyncScopedSession, ScopeError, scope
 from scoped_async.testing import isolate
 
 Proxy = AsyncScopedSession[AsyncSession]
@@ -64,6 +64,21 @@ class TestSeveral:
             assert await read(session) == [1]
         assert await stored(notes) == 0
         await production.dispose()
+
+    async def test_two_sessions_of_the_factory_without_a_scope(
+        self, session: Proxy, notes: AsyncEngine
+    ) -> None:
+        async with isolate(session, notes):
+            one, other = session.session_factory(), session.session_factory()
+            one.add(Note(id=1))
+            await one.flush()
+            with pytest.raises(ScopeError, match="made outside of any scope sends its first statement"):
+                await other.scalar(select(Note))
+            await one.commit()
+            assert await other.scalar(select(Note.id)) == 1
+            await one.close()
+            await other.close()
+        assert await stored(notes) == 0
 
 
 class TestNested:

@@ -90,6 +90,11 @@ async def scopes() -> None:
     scope(True)  # wrong
     with scope():  # wrong
         pass
+    current_scope().after_commit(decorated)  # wrong
+    current_scope().after_commit(decorated, "1")  # wrong
+    current_scope().after_commit(decorated, 1, 2)  # wrong
+    current_scope().after_rollback(decorated, "1")  # wrong
+    current_scope().after_commit(decorated(1))  # wrong
     current_scope().name = "other"  # wrong
     current_scope().commit_all()  # wrong
 

@@ -189,6 +189,8 @@ async def scopes() -> None:
         assert_type(opened.name, str)
         opened.after_commit(print, "committed")
         opened.after_rollback(transfer, 1, 2)
+        opened.after_commit(Service().names, 3)
+        opened.after_commit(lambda: None)
         opened.rollback_only = True
         assert_type(await opened.release(), None)
     assert_type(await transfer(1, target=2, note="x"), bool)
