@@ -1,6 +1,7 @@
 """A request through the middleware, beside a session written by hand in the handler, without a framework."""
 
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from typing import Any
 
 from scoped_async import AsyncScopedSession
@@ -69,6 +70,16 @@ WITHOUT_DATABASE: dict[str, Loop] = {
     "request, touched: by hand": requests(touched_by_hand),
     "request, touched: middleware": requests(ScopeMiddleware(request_touched_handler, commit=True)),
 }
+if find_spec("context_async_sqlalchemy"):
+    from .peers import by_context_async_sqlalchemy as peer
+
+    async def touched_by_peer(asgi: Any, receive: Any, send: Any) -> None:
+        await peer.db_session(peer.connection)
+        await send(_START)
+        await send(_BODY)
+
+    peers_middleware = peer.ASGIHTTPDBSessionMiddleware(touched_by_peer)
+    WITHOUT_DATABASE["request, touched: context-async-sqlalchemy"] = requests(peers_middleware)
 ON_DATABASE: dict[str, Loop] = {
     "request, select: by hand": requests(select_by_hand),
     "request, select: middleware": requests(ScopeMiddleware(request_select_handler)),

@@ -1,6 +1,7 @@
 """What every test may ask for: a PostgreSQL server, and engines that notice a lost connection."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
@@ -25,6 +26,12 @@ collect_ignore = [] if find_spec("fastapi_users") else ["clients/test_fastapi_us
 collect_ignore += [] if find_spec("taskiq") and find_spec("faststream") else ["jobs"]
 # The libraries that stand beside ours come with the extra `bench`.
 collect_ignore += [] if find_spec("fastapi_async_sqlalchemy") else ["peers"]
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the collector's sight: the tests collect often, to see what was left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
