@@ -1,7 +1,7 @@
-"""What each promise of an unused scope costs, added one by one to a hand-written class: ``python -m benchmarks.parts``.
+"""What each promise of an unused scope costs, added one by one to a hand-written class.
 
-This is why the bar of an unused scope is not met: what stands here is a scope without what it holds, and every
-line of it is a law.
+This is why the bar of an unused scope is not met: what stands here is a scope without what it holds, and
+every line of it is a law. Run by ``python -m benchmarks.parts``.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from types import CodeType
 from typing import Any
 
 from . import counting
-from .core import hand_written_class, unused_scope
+from .core import hand_written_class, touched_scope, unused_scope
+from .database import sessions
 
 Loop = Callable[[int], Awaitable[None]]
 
@@ -130,12 +131,27 @@ PARTS: dict[str, Loop] = {
 }
 
 
+async def session_alone(n: int) -> None:
+    for _ in range(n):
+        sessions()
+
+
+WITH_SESSION: dict[str, Loop] = {
+    "a session that is made and dropped": session_alone,
+    "scope(), session touched": touched_scope,
+}
+
+
 def main() -> None:
     """Print the instructions of each, and what it adds."""
     before = 0.0
     for name, instructions in counting.count("benchmarks.parts:PARTS", dict.fromkeys(PARTS, 500)):
         print(f"{instructions:8,.0f}  {instructions - before:+8,.0f}  {name}")
         before = instructions
+    for name, instructions in counting.count(
+        "benchmarks.parts:WITH_SESSION", dict.fromkeys(WITH_SESSION, 200)
+    ):
+        print(f"{instructions:8,.0f}            {name}")
 
 
 if __name__ == "__main__":
