@@ -1,9 +1,11 @@
-"""What the scope of a job costs: jobs per second by taskiq's broker in memory, against a session by hand.
+"""What the scope of a job costs: jobs per second by taskiq, against the same job with a session by hand.
 
-    python benchmarks/jobs.py [DATABASE]
+    python benchmarks/jobs.py
 
 Both do one INSERT and one COMMIT on PostgreSQL, in turns of a few jobs, so that whatever else the machine
-does meets both. Prints jobs per second of each by CPU time and by the clock, and the share that is kept.
+does meets both: on NATS JetStream, where a job is sent, delivered and acknowledged, and on the broker in
+memory, where next to nothing but the job itself is done. Prints jobs per second of each, and the share that
+is kept: the median of the turns.
 """
 
 import asyncio
@@ -11,15 +13,18 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from taskiq import InMemoryBroker
+from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq.receiver import Receiver
+from taskiq_nats import PullBasedJetStreamBroker
 
 from scoped_async import AsyncScopedSession
 from scoped_async.taskiq import ScopeMiddleware
@@ -38,55 +43,99 @@ class Line(Base):
     text: Mapped[str]
 
 
-async def turn(kick: Callable[[], Awaitable[object]]) -> tuple[float, float]:
-    gc.collect()
-    clock, cpu = time.perf_counter(), time.process_time()
-    for _ in range(JOBS):
-        await kick()
-    return time.perf_counter() - clock, time.process_time() - cpu
+class Done(TaskiqMiddleware):
+    """Counts the jobs that are done."""
+
+    def __init__(self, done: asyncio.Semaphore) -> None:
+        super().__init__()
+        self.done = done
+
+    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        self.done.release()
 
 
-async def main(url: str) -> None:
-    logging.disable(logging.WARNING)
-    engine = create_async_engine(url)
-    factory = async_sessionmaker(engine, expire_on_commit=False)
+class Kind:
+    """One way to write the job, on a broker of its own."""
+
+    def __init__(self, broker: AsyncBroker, job: Callable[[], Awaitable[None]]) -> None:
+        self.broker = broker
+        self.done = asyncio.Semaphore(0)
+        self.task = broker.register_task(job, "job")
+
+    async def turn(self) -> float:
+        """Seconds from the first job sent to the last one done."""
+        gc.collect()
+        started = time.perf_counter()
+        for _ in range(JOBS):
+            await self.task.kiq()
+        for _ in range(JOBS):
+            await self.done.acquire()
+        return time.perf_counter() - started
+
+
+@asynccontextmanager
+async def working(broker: AsyncBroker) -> AsyncIterator[None]:
+    """Connect, and work on what is sent."""
+    await broker.startup()
+    stop = asyncio.Event()
+    receiver = Receiver(broker, max_async_tasks=5, run_startup=False, wait_tasks_timeout=0.1)
+    listening = None if isinstance(broker, InMemoryBroker) else asyncio.create_task(receiver.listen(stop))
+    yield
+    stop.set()
+    if listening is not None:
+        await listening
+    await broker.shutdown()
+
+
+async def compare(
+    title: str, factory: async_sessionmaker[AsyncSession], broker: Callable[[str], AsyncBroker]
+) -> None:
+    """Print how the two kinds of one engine stand."""
     Session = AsyncScopedSession(factory)
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.drop_all)
-        await connection.run_sync(Base.metadata.create_all)
-    with_scope, by_hand = InMemoryBroker(await_inplace=True), InMemoryBroker(await_inplace=True)
-    with_scope.add_middlewares(ScopeMiddleware())
 
-    @with_scope.task
     async def scoped() -> None:
         await Session.execute(insert(Line).values(text="a"))
 
-    @by_hand.task
     async def handed() -> None:
         async with factory() as session:
             await session.execute(insert(Line).values(text="a"))
             await session.commit()
 
-    for kick in (scoped.kiq, handed.kiq):
-        await turn(kick)
-    times = [(await turn(scoped.kiq), await turn(handed.kiq)) for _ in range(TURNS)]
-    for name, index in (("by CPU time", 1), ("by the clock", 0)):
-        ours = median(JOBS / scope[index] for scope, _ in times)
-        theirs = median(JOBS / hand[index] for _, hand in times)
-        kept = median(hand[index] / scope[index] for scope, hand in times)
-        print(f"{name}: {ours:,.0f} jobs/s with the middleware, {theirs:,.0f} by hand: {kept:.3f}")
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.drop_all)
-    await engine.dispose()
+    kinds: list[Kind] = []
+    for name, job in (("scoped", scoped), ("handed", handed)):
+        kinds.append(Kind(broker(name), job))
+    kinds[0].broker.add_middlewares(ScopeMiddleware())
+    for kind in kinds:
+        kind.broker.add_middlewares(Done(kind.done))
+    async with working(kinds[0].broker), working(kinds[1].broker):
+        for kind in kinds:
+            await kind.turn()
+        times = [[await kind.turn() for kind in kinds] for _ in range(TURNS)]
+    ours, theirs = (median(JOBS / each[index] for each in times) for index in (0, 1))
+    kept = median(hand / scope for scope, hand in times)
+    print(f"{title}: {ours:,.0f} jobs/s with the middleware, {theirs:,.0f} by hand: {kept:.3f}")
+
+
+async def main() -> None:
+    logging.disable(logging.WARNING)
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from nats_server import nats_server
+    from postgres import postgres_server
+
+    def on_nats(name: str) -> AsyncBroker:
+        return PullBasedJetStreamBroker(
+            [nats.url], subject=name, stream_name=name, durable=name, pull_consume_timeout=0.5
+        )
+
+    with postgres_server() as postgres, nats_server() as nats:
+        engine = create_async_engine(postgres.url)
+        factory = async_sessionmaker(engine, expire_on_commit=False)
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        await compare("NATS JetStream", factory, on_nats)
+        await compare("in memory", factory, lambda _: InMemoryBroker(await_inplace=True))
+        await engine.dispose()
 
 
 if __name__ == "__main__":
-    with ExitStack() as stack:
-        if len(sys.argv) > 1:
-            url = sys.argv[1]
-        else:
-            sys.path.append(str(Path(__file__).parents[1] / "tests"))
-            from postgres import postgres_server
-
-            url = stack.enter_context(postgres_server()).url
-        asyncio.run(main(url))
+    asyncio.run(main())

@@ -9,9 +9,10 @@ from typing import Any, ParamSpec, TypeVar
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
 from ._cleanup import add_notes, first_of, one_error, run_to_completion, to_its_end
+from ._decorate import decorate
 from ._frame import NEW, Frame, Options, Unit, current, frames_of, leave, nearest_open
 from ._held import Held, Savepoint, claim_all, give_up_all, hand_over, let_settle
-from ._scope import Scope, decorate, new_scope
+from ._scope import Scope, new_scope
 from .exceptions import NoScopeError, ScopeClosedError, ScopeError
 
 P = ParamSpec("P")

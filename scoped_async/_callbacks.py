@@ -5,7 +5,7 @@ from enum import Enum, auto
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
-from ._cleanup import ends_the_task
+from ._cleanup import add_note, ends_the_task
 
 
 class Outcome(Enum):
@@ -85,5 +85,7 @@ async def run_callbacks(callbacks: Iterable[Callback]) -> list[BaseException]:
         except BaseException as error:
             if ends_the_task(error):
                 raise
+            if callback.outcome is Outcome.COMMITTED:
+                add_note(error, "A callback of after_commit() has raised this: the work itself is committed.")
             failures.append(error)
     return failures

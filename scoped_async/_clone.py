@@ -17,8 +17,9 @@ from ._cleanup import to_its_end
 from ._database import sqlstate
 from .exceptions import ScopeError
 
-_IN_USE = "55006"
-_LONGEST_NAME = 63
+_IN_USE, _NOT_THERE = "55006", "3D000"
+_LONGEST_DATABASE, _LONGEST_FILE = 63, 255 - len(".db-journal")
+"""In bytes."""
 
 
 @asynccontextmanager
@@ -31,7 +32,8 @@ async def clone_database(url: str | URL, template: str | None = None) -> AsyncGe
     ``url``. Yields the URL of the copy. At the end the copy is dropped, whoever is connected. Its name begins
     with the template's and ``_clone_``, so what a killed run leaves behind is easily found.
 
-    Raises `ScopeError` while somebody is connected to the template, and for what cannot be copied.
+    Raises `ScopeError` while somebody is connected to the template, for one that is not there, and for what
+    cannot be copied.
 
     .. versionadded:: 0.1
     """
@@ -50,8 +52,7 @@ async def clone_database(url: str | URL, template: str | None = None) -> AsyncGe
 @asynccontextmanager
 async def _postgresql(url: URL, template: str | None) -> AsyncGenerator[URL]:
     template = template or url.database or "postgres"
-    suffix = f"_clone_{uuid4().hex[:12]}"
-    name = template[: _LONGEST_NAME - len(suffix)] + suffix
+    name = _name(template, _LONGEST_DATABASE)
     # Nobody may be connected to a template while it is copied.
     server = url.set(database="postgres") if template == url.database else url
     try:
@@ -61,21 +62,32 @@ async def _postgresql(url: URL, template: str | None) -> AsyncGenerator[URL]:
         await to_its_end(_drop(server, name))
 
 
+def _name(template: str, longest: int) -> str:
+    """A name that no other clone has."""
+    suffix = f"_clone_{uuid4().hex[:12]}"
+    return template.encode()[: longest - len(suffix)].decode(errors="ignore") + suffix
+
+
 async def _create(server: URL, name: str, template: str) -> None:
     def create(connection: Connection) -> None:
         quote = connection.dialect.identifier_preparer.quote_identifier
         names = f"{quote(name)} TEMPLATE {quote(template)}"
-        connection.exec_driver_sql(f"CREATE DATABASE {names} STRATEGY file_copy")
+        try:
+            connection.exec_driver_sql(f"CREATE DATABASE {names} STRATEGY file_copy")
+        except DBAPIError as error:
+            if sqlstate(error) == _IN_USE:
+                raise ScopeError(
+                    f"clone_database() cannot copy {template!r} while somebody is connected to it. Dispose "
+                    "the engine that filled it, `await engine.dispose()`, and let no test use it."
+                ) from error
+            if sqlstate(error) == _NOT_THERE:
+                raise ScopeError(
+                    f"clone_database() copies PostgreSQL databases, and there is none named {template!r} on "
+                    f"{server.host}. Create and fill it before the tests."
+                ) from error
+            raise
 
-    try:
-        await _run(server, create)
-    except DBAPIError as error:
-        if sqlstate(error) == _IN_USE:
-            raise ScopeError(
-                f"clone_database() cannot copy {template!r} while somebody is connected to it. Dispose the "
-                "engine that filled it, `await engine.dispose()`, and let no test use it."
-            ) from error
-        raise
+    await _run(server, create)
 
 
 async def _drop(server: URL, name: str) -> None:
@@ -101,7 +113,7 @@ async def _sqlite(url: URL, template: str | None) -> AsyncGenerator[URL]:
     if not await asyncio.to_thread(Path(source).is_file):
         raise ScopeError(f"clone_database() copies sqlite files, and there is no file {source!r}.")
     with TemporaryDirectory(prefix="scoped_async-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder, f"{Path(source).stem}_clone_{uuid4().hex[:12]}.db")
+        copy = Path(folder, f"{_name(Path(source).stem, _LONGEST_FILE)}.db")
         await asyncio.to_thread(_copy, source, copy)
         yield url.set(database=str(copy))
 

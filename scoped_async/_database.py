@@ -185,6 +185,12 @@ def has_been_read(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
     return stream.closed or bool(real._soft_closed)
 
 
+def has_cursor(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
+    """Whether it has yet to fetch rows: the ORM fetches all at once, if not told otherwise."""
+    raw: Any = getattr(stream._real_result, "raw", None)  # pyright: ignore[reportPrivateUsage]
+    return not (has_been_read(stream) or (raw is not None and raw._soft_closed))
+
+
 def set_savepoint(session: Session) -> SessionTransaction:
     """Set a savepoint on every connection of the session. Within a greenlet.
 

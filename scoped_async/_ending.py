@@ -7,8 +7,8 @@ from ._callbacks import Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, ends_the_task
 from ._frame import Owner, Unit
 from ._held import Held, shown, wait_until_released
-from ._outcome import commit_all
-from .exceptions import RollbackOnlyError, ScopeCleanupError
+from ._outcome import commit_all, is_veto
+from .exceptions import ScopeCleanupError
 
 
 class Ending:
@@ -35,7 +35,7 @@ class Ending:
         if commit and not late:
             outcome, error = await commit_all(unit, self.scope.options.close_timeout)
             if error is not None:
-                if not self._is_veto(error):
+                if not is_veto(unit, error):
                     self.failures.append(error)
                 await self._roll_back(self._in_transaction())
         elif (lost := self._in_transaction()) or rolled_back or late:
@@ -77,12 +77,6 @@ class Ending:
         self.abandoned.add(held)
         assert held.released is not None
         held.released.add_done_callback(lambda _: held.abort())
-
-    def _is_veto(self, error: BaseException) -> bool:
-        """Whether a hook of the commit has set ``rollback_only``, which makes no error of it in an exit."""
-        unit = self.unit
-        by_hand = unit.rollback_only and unit.failure is None and not unit.committed
-        return by_hand and isinstance(error, RollbackOnlyError)
 
     def _in_transaction(self) -> list[Held]:
         """What is in a transaction, newest first."""

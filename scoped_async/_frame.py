@@ -1,6 +1,7 @@
 """What is current: the one ContextVar, the frames that it holds, and the unit that they share."""
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol
@@ -80,8 +81,14 @@ class Unit(dict[object, Held]):
         return taken
 
 
-# While a scope holds nothing, its unit says the state that it is in. None of these is ever written to.
-NEW, UNUSED, CLOSING, CLOSED = Unit(), Unit(), Unit(), Unit()
+class State(Unit):
+    """What a scope holds while it holds nothing: the state that it is in. It is never written to."""
+
+    def is_spent(self) -> bool:
+        return False  # leaving needs to be refused, but for `UNUSED`
+
+
+NEW, UNUSED, CLOSING, CLOSED = State(), State(), State(), State()
 
 
 class OpenSavepoint(Protocol):
@@ -106,9 +113,9 @@ class Frame:
         return None
 
     @property
+    @abstractmethod
     def outer(self) -> "Frame":
         """The frame that this one was opened in."""
-        return self
 
     @property
     def is_open(self) -> bool:
@@ -120,9 +127,9 @@ class Frame:
         return None
 
     @property
+    @abstractmethod
     def marked(self) -> bool:
         """Whether the work of this frame can only be rolled back."""
-        return False
 
     def mark(self) -> None:
         """Let the work of this frame be rolled back at its end."""
@@ -150,14 +157,14 @@ class Owner(Frame):
         return self.options.readonly
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What the errors call it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def opened_at(self) -> str:
         """Where it was opened: ``"app.py:41"``."""
-        raise NotImplementedError
 
     def here(self) -> Frame:
         """The innermost frame of this scope in this Context."""
@@ -165,7 +172,7 @@ class Owner(Frame):
         return frame if frame.owner is self else self
 
 
-NO_SCOPE = Frame()
+NO_SCOPE = Frame()  # type: ignore[abstract]  # of which nobody asks what is abstract
 NO_SCOPE.unit = UNUSED
 
 current: ContextVar[Frame] = ContextVar("scoped_async.current", default=NO_SCOPE)
@@ -195,6 +202,4 @@ def frames_of(owner: Owner | None, frame: Frame) -> Iterator[Frame]:
     """``frame`` and those around it, as far as they belong to ``owner``."""
     while frame.owner is owner and owner is not None:
         yield frame
-        if frame.outer is frame:
-            return
         frame = frame.outer

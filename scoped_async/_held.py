@@ -128,8 +128,8 @@ class Held(ABC):
     def wake(self) -> None:
         """Tell whoever waits that no operation is in flight any more."""
         released, self.released = self.released, None
-        if released is not None and not released.done():
-            released.set_result(None)
+        assert released is not None
+        released.set_result(None)
 
 
 class Savepoint(ABC):

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from inspect import currentframe
-from itertools import islice
+from itertools import dropwhile, islice
 from traceback import StackSummary, format_list
 from types import FrameType
 from typing import Any
@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
 from ._frame import CLOSING, Owner, current
-from ._running import running_loop
+from ._running import current_task, running_loop
 from ._scope import Scope
 
 greenlet: Any = import_module("greenlet")  # has no types of its own
 
 _MANY = 1000
+_RUNNER = "TestRunner._run_tests_and_fixtures"
+_STAYS = "it stays current in the tests that follow, as anyio's plugin runs them in the same task"
 _LIBRARIES = {"anyio", "asyncio", "contextlib", "greenlet", "scoped_async", "sqlalchemy"}
 
 
@@ -34,6 +36,8 @@ class Opened:
     """Where it was opened, or what it is."""
     fixture: object
     stack: list[str]
+    shared: bool
+    """Whether its task runs other tests too, and their fixtures."""
     loop: object = field(default_factory=running_loop)
 
     def report(self) -> str:
@@ -101,17 +105,19 @@ class LeakCheck:
             if opened.what.startswith("the scope") or opened.scope is None or opened.scope not in scopes
         ]
 
-    def _said(self, key: object) -> Opened:
+    def _said(self, key: object, *, ended: bool = False) -> Opened:
+        """``ended``: whether its event loop is."""
         opened = self._open[key]
         if isinstance(key, Scope):
             pending = ": it is being left, and its clean-up task is pending" if key.unit is CLOSING else ""
-            opened.what = f"the scope {key.name}, opened at {key.opened_at}{pending}"
+            shared = f"; {_STAYS}" if opened.shared and key.unit is not CLOSING and not ended else ""
+            opened.what = f"the scope {key.name}, opened at {key.opened_at}{pending}{shared}"
         return opened
 
     def _loop_closes(self, loop: object) -> None:
         self._drop_closed()
         for key in [key for key, opened in self._open.items() if opened.loop is loop]:
-            self._left.append(self._said(key))
+            self._left.append(self._said(key, ended=True))
             del self._open[key]
 
     def _drop_closed(self) -> None:
@@ -120,13 +126,14 @@ class LeakCheck:
         self._next_look = len(self._open) * 2 + _MANY
 
     def _add(self, key: object, what: str, scope: Owner | None) -> None:
-        frames = list(_frames())
-        while frames[0].f_globals["__name__"] == __name__:
-            del frames[0]
-        if not isinstance(key, Scope):
-            what += f", taken at {_place(frames)}"
-        stack = _formatted(frames) if self.with_stacks else []
-        self._open[key] = Opened(what, scope, self.fixtures[-1] if self.fixtures else None, stack)
+        stack: list[str] = []
+        if self.with_stacks or not isinstance(key, Scope):  # which knows itself where it was opened
+            frames = [*dropwhile(lambda frame: frame.f_globals["__name__"] == __name__, _frames())]
+            stack = _formatted(frames) if self.with_stacks else []
+            if not isinstance(key, Scope):
+                what += f", taken at {_place(frames)}"
+        fixture = self.fixtures[-1] if self.fixtures else None
+        self._open[key] = Opened(what, scope, fixture, stack, _runs_tests())
 
     def _add_scope(self, scope: Scope) -> None:
         if len(self._open) > self._next_look:
@@ -160,6 +167,12 @@ def _frames() -> Iterator[FrameType]:
             return
         here = here.parent
         frame = here.gr_frame
+
+
+def _runs_tests() -> bool:
+    """Whether this is the task in which anyio's plugin runs one test after the other."""
+    task = None if running_loop() is None else current_task()
+    return task is not None and getattr(task.get_coro(), "__qualname__", "") == _RUNNER
 
 
 def _ends_a_program() -> bool:

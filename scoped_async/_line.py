@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 
 from ._cleanup import add_notes, to_its_end
+from ._running import running_loop
 from ._stand_in import count_locks, since
 from .exceptions import ScopeError
 
@@ -29,6 +30,7 @@ class Line:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
+        self.loop = running_loop()
         self.depth = 0
         self._occupant: tuple[Session, str] | None = None
         self._asking: tuple[Session, str] | None = None
@@ -60,8 +62,18 @@ class Line:
             return "was closed by hand"
         return self._broken
 
+    def refuse_other_loop(self, who: str) -> None:
+        """Refuse what runs in another event loop than the connection, where its use may end the process."""
+        if running_loop() is not self.loop:
+            raise ScopeError(
+                f"isolate() was entered in one event loop, and {who} runs in another event loop or in none, "
+                "where its connection is of no use: that of a fixture or test with another loop scope, or of "
+                f"an application that a test client runs in a thread. Let both have one loop, or {_CLONE}."
+            )
+
     def lend(self, session: Session, place: str) -> Connection:
         """The connection, for a session that may be about to begin."""
+        self.refuse_other_loop(place)
         if self.broken:
             raise ScopeError(
                 f"The connection of isolate() {self.broken}, and the transaction of the test went with it, "
@@ -172,6 +184,7 @@ def _raise(problem: Exception | None) -> None:
 
 async def _savepoint(line: Line) -> Callable[[], Awaitable[object]]:
     """Isolate once more what is isolated already; returns the rollback."""
+    line.refuse_other_loop("isolate() within it")
     if line.occupant is not None:
         raise ScopeError(
             f"isolate() within isolate() sets a savepoint, and {line.occupant} has work on that connection. "

@@ -7,7 +7,7 @@ from ._cleanup import Budget, OutOfTimeError, add_note, add_notes, ends_the_task
 from ._frame import Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
 from ._running import current_task
-from .exceptions import ScopeCleanupError, ScopeError
+from .exceptions import RollbackOnlyError, ScopeCleanupError, ScopeError
 
 Conclusion = tuple[Outcome | None, BaseException | None]
 """The fate of the work, ``None`` where nothing is known of it, and the error to raise after the callbacks."""
@@ -16,12 +16,20 @@ Conclusion = tuple[Outcome | None, BaseException | None]
 _MOST_ROUNDS = 100
 
 
-async def commit_all(unit: Unit, budget: float | None = None) -> tuple[Outcome, BaseException | None]:
-    """Commit what is in a transaction, and what the hooks of these commits have put in one; see below."""
-    outcome, error = await commit_in_order(unit, list(unit.values()), budget)
+async def commit_all(
+    unit: Unit, budget: float | None = None, kept: Sequence[Held] = ()
+) -> tuple[Outcome, BaseException | None]:
+    """Commit what is in a transaction, and what the hooks of these commits have put in one; see below.
+
+    ``kept``: whose transactions stay open.
+    """
+    holdings = [held for held in unit.values() if held not in kept] if kept else list(unit.values())
+    outcome, error = await commit_in_order(unit, holdings, budget)
     for _ in range(_MOST_ROUNDS):
         ours = (None, current_task())
-        touched = [held for held in unit.values() if held.in_transaction and held.busy in ours]
+        touched = [
+            held for held in unit.values() if held.in_transaction and held.busy in ours and held not in kept
+        ]
         if error is not None or not touched:
             return outcome, error
         outcome, error = await commit_in_order(unit, touched, budget)
@@ -68,6 +76,12 @@ def _outcome_of_failure(held: Held, unit: Unit) -> Outcome:
     return Outcome.ROLLED_BACK
 
 
+def is_veto(unit: Unit, error: BaseException) -> bool:
+    """Whether a hook of the commit has set ``rollback_only``, of which the end of a unit makes no error."""
+    by_hand = unit.rollback_only and unit.failure is None and not unit.committed
+    return by_hand and isinstance(error, RollbackOnlyError)
+
+
 async def roll_back_all(holdings: Sequence[Held]) -> list[BaseException]:
     """Roll back newest first, each whatever the others do; returns what failed."""
     failures: list[BaseException] = []
@@ -100,23 +114,26 @@ async def conclude(
     holdings: Sequence[Held],
     operation: str,
     work: Callable[[], Awaitable[Conclusion]],
+    kept: Sequence[Held] = (),
 ) -> None:
     """Run ``work``, which ends transactions of ``holdings``, alone on them and to its end.
 
     Then run the callbacks whose fate is known by that. ``work`` returns the outcome, ``None`` when it says
-    nothing about the fate, and the error to raise once the callbacks have run. Raises `ConcurrentUseError`
-    before anything is done.
+    nothing about the fate, and the error to raise once the callbacks have run. ``kept``: whose transactions
+    are open on purpose, with nothing in them that the fate depends on. Raises `ConcurrentUseError` before
+    anything is done.
     """
     for held in holdings:
         await let_settle(held)
     claimed = claim_all(holdings, operation)
-    await to_its_end(_conclude(unit, claimed, work))
+    await to_its_end(_conclude(unit, claimed, work, kept))
 
 
 async def _conclude(
     unit: Unit,
     claimed: Sequence[Held],
     work: Callable[[], Awaitable[Conclusion]],
+    kept: Sequence[Held],
 ) -> None:
     hand_over(claimed)
     try:
@@ -125,7 +142,7 @@ async def _conclude(
         give_up_all(claimed)
     if outcome is Outcome.COMMITTED:
         unit.committed = True
-        if any(held.in_transaction for held in unit.values()):
+        if any(held.in_transaction and held not in kept for held in unit.values()):
             outcome = None  # another session's work, or what this one went on with, is still open
     failures = await run_callbacks(unit.callbacks.settle(outcome)) if outcome is not None else []
     if error is not None:

@@ -1,5 +1,6 @@
 """A proxy by an explicit table of names: what is not in it is refused before anything is looked up."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from inspect import iscoroutinefunction
@@ -64,9 +65,9 @@ class Proxy:
                         base._keep(name)  # so that super() finds what is overridden
 
     @classmethod
+    @abstractmethod
     def _delegate(cls, kind: Kind, name: str) -> Any:
         """The function or property that a name stands for."""
-        raise NotImplementedError
 
     @classmethod
     def _keep(cls, name: str) -> Any:
@@ -79,9 +80,9 @@ class Proxy:
             raise AttributeError(self._no_such_name(name), name=name, obj=self)
         return self._keep(name).__get__(self)
 
+    @abstractmethod
     def _target(self, name: str) -> Any:
         """The object whose attribute ``name`` is assigned to."""
-        raise NotImplementedError
 
     def _assign(self, name: str, value: object) -> None:
         entry = self._names.get(name)
@@ -92,7 +93,9 @@ class Proxy:
         else:
             raise AttributeError(self._no_such_name(name), name=name, obj=self)
 
-    if not TYPE_CHECKING:  # with either of them, a type checker would take every name for known
+    if TYPE_CHECKING:  # with either of these, a type checker would take every name for known
+        ...
+    else:
         __getattr__ = _look_up
         __setattr__ = _assign
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -85,7 +85,13 @@ class Recording:
         return sum(not end.committed for end in self.ends)
 
     def of(self, scope: Owner | str | None) -> "Recording":
-        """What happened in ``scope``: in that one, in all of a name, or (``None``) outside of any."""
+        """What happened in ``scope``: in that one, in all of a name, or (``None``) outside of any.
+
+        Of a name that no scope had there is nothing, as of one whose scopes did nothing. Raises `TypeError`
+        for what is no scope.
+        """
+        if not isinstance(scope, Owner | str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"of() takes a scope, the name of some, or None, and not {scope!r}.")
 
         def belongs(place: Place | None) -> bool:
             if place is None or scope is None:
@@ -122,10 +128,14 @@ def recorder(*engines: AsyncEngine) -> Generator[Recording]:
     Yields the `Recording`. ``recorded.statements``, ``.commits``, ``.rollbacks`` and ``.connections`` grow as
     it happens, and ``recorded.of(scope)`` is the part of one. Works under `isolate` too, where a session's
     work on the one connection counts as a connection held, and its end as a commit or rollback. It stands on
-    SQLAlchemy's events, so it costs nothing while there is none.
+    SQLAlchemy's events, so it costs nothing while there is none. Raises `TypeError` for what is no
+    ``AsyncEngine``, and for nothing.
 
     .. versionadded:: 0.1
     """
+    wrong = [each for each in engines if not isinstance(each, AsyncEngine)]  # pyright: ignore[reportUnnecessaryIsInstance]
+    if wrong or not engines:
+        raise TypeError(f"recorder() takes async engines, `recorder(engine)`, and not {engines!r}.")
     recording = Recording()
     writer = _Writer(recording, {engine.sync_engine for engine in engines})
     with ExitStack() as stack:
@@ -145,8 +155,8 @@ def _listen(stack: ExitStack, target: Any, name: str, function: Callable[..., No
     stack.callback(event.remove, target, name, function)
 
 
-_EVENTS = ("before_cursor_execute", "after_cursor_execute", "handle_error", "commit", "rollback", "checkout",
-           "checkin")  # fmt: skip
+_EVENTS = ("before_cursor_execute", "after_cursor_execute", "handle_error", "begin", "commit", "rollback",
+           "checkout", "checkin")  # fmt: skip
 _SESSION_EVENTS = ("after_begin", "after_commit", "after_transaction_end")
 
 
@@ -164,6 +174,8 @@ class _Writer:
         self.running: dict[Connection, Statement] = {}
         self.held: dict[object, HeldConnection] = {}
         """By connection record of the pool, or by session on an isolated connection."""
+        self.begun = WeakKeyDictionary[Connection, HeldConnection | None]()
+        """In a transaction; at its end the connection may be lost, and could not be asked for its record."""
         self.committing: dict[Connection, End] = {}
         self.committed: set[Session] = set()
 
@@ -194,12 +206,15 @@ class _Writer:
         elif context.statement is None and (end := self.committing.pop(connection, None)) is not None:
             end.committed = False
 
+    def begin(self, connection: Connection) -> None:
+        self.begun[connection] = self.held.get(connection.connection._connection_record)
+
     def commit(self, connection: Connection) -> None:
-        self.committing[connection] = self._end(connection.connection._connection_record, committed=True)
+        self.committing[connection] = self._end(self.begun.pop(connection, None), committed=True)
 
     def rollback(self, connection: Connection) -> None:
         if not is_isolated(connection):
-            self._end(connection.connection._connection_record, committed=False)
+            self._end(self.begun.pop(connection, None), committed=False)
 
     # What their pools tell.
 
@@ -221,7 +236,7 @@ class _Writer:
 
     def after_transaction_end(self, session: Session, transaction: Any) -> None:
         if session in self.held and transaction.parent is None:
-            self._end(session, committed=session in self.committed)
+            self._end(self.held[session], committed=session in self.committed)
             self.committed.discard(session)
             self._return(session)
 
@@ -230,10 +245,10 @@ class _Writer:
         self.held[key] = held
         self.recording.connections.append(held)
 
-    def _end(self, key: object, *, committed: bool) -> End:
+    def _end(self, held: HeldConnection | None, *, committed: bool) -> End:
         end = End(committed, _place())
         self.recording.ends.append(end)
-        if (held := self.held.get(key)) is not None:
+        if held is not None:
             held.transactions += 1
         return end
 

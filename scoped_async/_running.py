@@ -2,16 +2,14 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 # The loop that runs here, or None, where the public get_running_loop() raises.
 running_loop = asyncio._get_running_loop  # pyright: ignore[reportPrivateUsage]
 
-if sys.version_info >= (3, 12):
-    from asyncio import current_task as current_task
-else:
-    _tasks: dict[Any, asyncio.Task[Any]] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]  # in no stub
-
-    def current_task() -> "asyncio.Task[Any] | None":
-        """The task that runs here: what asyncio's own does, which costs more before Python 3.12."""
-        return _tasks.get(running_loop())
+# The task that runs here, or None. Before Python 3.12 asyncio's own costs more than what it does.
+current_task: Callable[[], asyncio.Task[Any] | None] = (
+    asyncio.current_task if sys.version_info >= (3, 12) else lambda: _tasks.get(running_loop())
+)
+_tasks: dict[Any, asyncio.Task[Any]] = getattr(asyncio.tasks, "_current_tasks", {})  # in no stub

@@ -3,16 +3,14 @@
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from contextvars import Token
-from functools import wraps
-from inspect import iscoroutinefunction, unwrap
 from types import CodeType, TracebackType
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from ._callbacks import Callback, Outcome
 from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
 from ._cleanup import mark_committed, one_error
+from ._decorate import decorate
 from ._exit import end
 from ._frame import (
     CLOSED,
@@ -249,7 +247,7 @@ class Scope(Owner):
         traceback: TracebackType | None,
     ) -> None:
         unit, failure = self.unit, None
-        if unit is not UNUSED and (self.link is None or not unit.is_spent()):
+        if unit is not UNUSED and not unit.is_spent():
             failure = await end(self, exc)
         elif exc is not None and unit.committed:
             mark_committed(exc)
@@ -294,42 +292,6 @@ def new_scope(options: Options, code: CodeType, instruction: int) -> Scope:
     self.instruction = instruction
     self.unit = NEW
     return self
-
-
-def decorate(
-    function: Callable[P, Coroutine[Any, Any, T]],
-    options: Options,
-    make: Callable[[Options, CodeType, int], AbstractAsyncContextManager[Scope]],
-) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Run each call of ``function`` in what ``make`` makes."""
-    if not iscoroutinefunction(function):
-        raise TypeError(
-            f"scope() decorates coroutine functions (`async def` without `yield`), not {function!r}. Inside "
-            "of anything else use `async with scope(): ...`."
-        )
-    code = getattr(unwrap(function), "__code__", _NO_CODE)
-    if options.name is None:
-        options = options._replace(name=getattr(function, "__qualname__", None))
-
-    @wraps(function)
-    async def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        async with make(options, code, -1):
-            return await function(*args, **kwargs)
-
-    return run
-
-
-_NO_CODE = (lambda: None).__code__
-_RUN = next(each for each in decorate.__code__.co_consts if isinstance(each, CodeType))
-
-
-def code_of(coro: Coroutine[Any, Any, Any]) -> CodeType | None:
-    """The code of the function whose call ``coro`` is, also where that is decorated."""
-    code: CodeType | None = getattr(coro, "cr_code", None)
-    if code is _RUN:
-        frame: Any = getattr(coro, "cr_frame", None)
-        code = getattr(unwrap(frame.f_locals["function"]), "__code__", code)
-    return code
 
 
 _NO_DEFAULT: Any = object()

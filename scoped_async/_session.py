@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
 from ._callbacks import Outcome
-from ._checks import refuse_marked
+from ._checks import refuse_marked, usable_unit
 from ._cleanup import add_note, first_of
 from ._database import (
     connections_of,
@@ -18,6 +18,7 @@ from ._database import (
     forgive,
     has_been_read,
     has_changes,
+    has_cursor,
     has_ended,
     has_failed,
     is_committed,
@@ -254,9 +255,8 @@ class HeldSession(Held):
         is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
         if transaction is not None and not is_clean:
             transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
-        unit = self.owner.here().unit_in_use()
-        if unit is not None:
-            refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
+        # By a hook of the flush, perhaps.
+        refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
         self.refuse_spoiled(session)
         if terminate_busy(connections_of(session)):
             raise self._still_in_use()
@@ -342,6 +342,21 @@ class HeldSession(Held):
         return WholeTransaction(self)
 
     # -- release
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether a stream has rows to fetch, for which PostgreSQL needs its transaction."""
+        return any(has_cursor(stream) for stream in self.streams) and any(
+            connection.dialect.name == "postgresql" for connection in connections_of(self.object.sync_session)
+        )
+
+    async def has_work(self) -> bool:
+        """Whether there is anything to commit; on PostgreSQL, which can tell. Raises as `refuse_spoiled`."""
+        session = self.object.sync_session
+        if has_changes(session):
+            return True
+        await self.object.run_sync(self.refuse_spoiled)
+        return bool(await self.object.run_sync(lambda _: wrote_or_locked(session, readonly=self.readonly)))
 
     async def refuse_release(self) -> str | None:
         session = self.object.sync_session

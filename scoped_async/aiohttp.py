@@ -7,7 +7,7 @@ from aiohttp import Payload, WSCloseCode, web
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
-from ._answer import new_request
+from ._answer import new_request, request_options
 from ._frame import UNUSED
 from ._propagation import checked_options
 from .exceptions import ScopeError
@@ -27,7 +27,8 @@ def scope_middleware(
     status. ``name``: a function that makes the scope's name of the request, called when somebody asks for it;
     by default ``"GET /path"``. ``websocket``: whether a WebSocket has a scope, one for all its messages; by
     default each message is to open its own. ``readonly``, ``close_timeout``: as in `scope()`. Put it last, so
-    that the others see what it raises. Raises `ValueError` for ``readonly`` with ``commit``.
+    that the others see what it raises. Raises `TypeError` for a function that is async or none, `ValueError`
+    for ``readonly`` with ``commit``.
 
     Before the head of a response is sent, the work so far is committed, or rolled back when ``commit`` says
     no, ``rollback_only`` was set or the client has hung up; ``close_timeout`` bounds that. It is done in
@@ -42,7 +43,7 @@ def scope_middleware(
     .. versionadded:: 0.1
     """
     options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
-    options = options._replace(commit=False)  # the outcome is asked for before the answer
+    options = request_options(options, commit, name)
     commits: Callable[[int], bool] = commit if callable(commit) else lambda status: commit and status < 400
 
     @web.middleware
@@ -55,19 +56,19 @@ def scope_middleware(
         outer = vars(request).get(_HOOK)  # of another scope_middleware, of an application around this one
         started = False
 
-        async def settle(status: int) -> None:
+        async def settle(status: int, *, ends: bool) -> None:
             nonlocal started
             here = request.transport is not None
             scope.commits = here and commits(status)
             if scope.unit is not UNUSED:
-                await scope.settle(success=here and status < 400)
+                await scope.settle(success=here and status < 400, ends=ends)
             started = True
 
         async def before_the_head(response: web.StreamResponse) -> None:
             await (getattr(web.Request, _HOOK)(request, response) if outer is None else outer(response))
             if not started:
                 try:
-                    await settle(response.status)
+                    await settle(response.status, ends=False)
                 except BaseException:
                     # Another response may start: the writer was set up for this one, but nothing was written.
                     vars(response)["_payload_writer"] = None
@@ -81,7 +82,7 @@ def scope_middleware(
                     response = await handler(request)
                 except web.HTTPException as answer:
                     if not started:
-                        await settle(answer.status)
+                        await settle(answer.status, ends=True)
                     raise
                 if not isinstance(response, web.StreamResponse):  # pyright: ignore[reportUnnecessaryIsInstance]
                     return response  # and aiohttp complains
@@ -89,7 +90,7 @@ def scope_middleware(
                     if response.prepared:
                         raise ScopeError("It was prepared with a copy of the request: make that further out.")
                     if isinstance(response, web.Response) and not isinstance(response.body, Payload):
-                        await settle(response.status)
+                        await settle(response.status, ends=True)
                     else:
                         await response.prepare(request)
                         await response.write_eof()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ._answer import new_request
+from ._answer import new_request, request_options
 from ._frame import UNUSED
 from ._propagation import checked_options
 
@@ -19,6 +19,8 @@ _BODIES = frozenset(
     for kind in ("http.response", "websocket.http.response")
     for part in ("body", "pathsend", "zerocopysend")
 )
+_ENDS = _BODIES | {"websocket.accept"}
+"""What is not done when ``send`` raises."""
 _SWITCHING_PROTOCOLS = 101
 
 
@@ -28,24 +30,28 @@ class ScopeMiddleware:
     ``app``: the ASGI application. ``commit``: ``False``, never; ``True``, when the status is below 400; or a
     function that is asked with the status. ``name``: a function that makes the scope's name of the ASGI
     scope, called when somebody asks for it; by default ``"GET /path"``. ``websocket``: whether a WebSocket
-    connection has a scope too, one for all its messages, committed at its end if ``commit`` says so of
-    status 101; by default it has none, and each message is to open its own. ``readonly``,
-    ``close_timeout``: as in `scope()`. Every request has a new scope, also one made within another;
-    ``lifespan`` passes through. Put it inside of what adds headers (in Starlette: add it first), so that
-    these reach what it answers, too.
+    connection has a scope too, one for all its messages, committed at its end if it was accepted and
+    ``commit`` says so of status 101; by default it has none, and each message is to open its own.
+    ``readonly``, ``close_timeout``: as in `scope()`. Every request has a new scope, also one made within
+    another; ``lifespan`` passes through. Put it inside of the other middlewares (in Starlette: add it first):
+    the headers that they add reach what it answers, too, and those that read ahead, as BaseHTTPMiddleware
+    does, do not begin the body during the commit, where what it sets on objects can be lost.
 
     Before ``http.response.start`` goes on, the work so far is committed, or rolled back when ``commit`` says
-    no or ``rollback_only`` was set; ``close_timeout`` bounds that. What streams the body, and background
-    tasks, go on in the same scope in a new transaction, which is committed when the application has
-    returned, if the start was committed, the response was sent whole, and the client has not hung up on it;
-    otherwise it is rolled back. An exception rolls back and goes on.
+    no, ``rollback_only`` was set or ``http.disconnect`` was received; ``close_timeout`` bounds that. What
+    streams the body, and background tasks, go on in the same scope in a new transaction, which is committed
+    when the application has returned, if the start was committed, the response was sent whole, and the
+    client has not hung up on it; otherwise it is rolled back. An exception rolls back and goes on. A stream
+    of rows that was opened before the start goes on, too; on PostgreSQL only when there is nothing to commit
+    in its transaction, and else it is a `ScopeError`.
 
     A commit that fails is raised from ``send`` to the application, and nothing of that response goes on. If
     the application then answers with a status that does not commit, that goes on. If not, under Starlette
     and FastAPI the registered exception handler answers; without one the error is raised to the server. So
     is the `ScopeError` of a response that starts while a block is open whose outcome should come first.
 
-    Raises `TypeError` for an option that is none, `ValueError` for ``readonly`` with ``commit``.
+    Raises `TypeError` for an option that is none or cannot be asked, `ValueError` for ``readonly`` with
+    ``commit``.
 
     .. versionadded:: 0.1
     """
@@ -61,11 +67,11 @@ class ScopeMiddleware:
         close_timeout: float | None = 10.0,
     ) -> None:
         options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
+        self._options = request_options(options, commit, name)
         self.app = app
         self._commits = commit if callable(commit) else _below_400 if commit else _never
         self._name = name
         self._types = {"http", "websocket"} if websocket else {"http"}
-        self._options = options._replace(commit=False)  # the outcome is asked for before the answer
 
     async def __call__(self, asgi: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -77,12 +83,15 @@ class ScopeMiddleware:
             scope = new_request(self._options, _CODE, (_NAME, asgi.get("method", "WEBSOCKET"), asgi["path"]))
         else:
             scope = new_request(self._options, _CODE, (self._name, asgi))
-        started = complete = gone = False
+        started = complete = gone = body_is_read = False
 
         async def listen() -> Message:
-            nonlocal gone
+            nonlocal gone, body_is_read
             message = await receive()
-            if message["type"] == "http.disconnect" and not complete:
+            kind = message["type"]
+            if kind == "http.request":
+                body_is_read = not message.get("more_body")
+            elif kind == "http.disconnect" and not complete:
                 gone = True  # an application may end a response that it has cut short as if it were whole
             return message
 
@@ -95,16 +104,22 @@ class ScopeMiddleware:
                 complete = not message.get("more_body")
             elif kind in _STARTS and not started:
                 status = message["status"]
-                scope.commits = self._commits(status)
+                scope.commits = not gone and self._commits(status)
                 if scope.unit is not UNUSED and scope.is_unsettled:
-                    await scope.settle(success=status < 400)
+                    await scope.settle(success=not gone and status < 400)
                 started = True
-            await send(message)
+            elif kind == "websocket.accept":
+                complete = True
+            try:
+                await send(message)
+            except BaseException:
+                complete = complete and kind not in _ENDS
+                raise
 
         try:
             async with scope:
                 if asgi["type"] == "websocket":
-                    complete, scope.commits = True, self._commits(_SWITCHING_PROTOCOLS)
+                    scope.commits = self._commits(_SWITCHING_PROTOCOLS)
                 try:
                     await self.app(asgi, listen, respond)
                 except Exception:
@@ -112,28 +127,49 @@ class ScopeMiddleware:
                         raise
                 if not started and (failure := scope.failure) is not None:
                     scope.failure = None
-                    await _handle(failure, asgi, listen, respond)
+                    await _handle(failure, asgi, listen, respond, body_is_read=body_is_read)
                 if complete and not gone and scope.unit is not UNUSED and scope.is_unsettled:
                     await scope.finish()
         finally:
             scope.failure = None  # with its traceback it would keep the request alive
 
 
-async def _handle(failure: Exception, asgi: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+async def _handle(
+    failure: Exception, asgi: MutableMapping[str, Any], receive: Receive, send: Send, *, body_is_read: bool
+) -> None:
     """Let the handler answer that Starlette has registered for ``failure``; raise it when there is none.
 
     Starlette itself does not call it: for all it knows the response has started.
     """
-    handlers = asgi.get("starlette.exception_handlers")
-    module = sys.modules.get("starlette.middleware.exceptions")
-    if handlers is None or module is None:
+    handlers = _handlers_of(asgi)
+    if handlers is None:
         raise failure
-    by_class, by_status = handlers
 
     async def fail(*_: object) -> None:
         raise failure
 
-    await module.ExceptionMiddleware(fail, {**by_class, **by_status})(asgi, receive, send)
+    async def listen() -> Message:
+        nonlocal body_is_read
+        if body_is_read:  # else a handler that asks for it would wait until the client is gone
+            body_is_read = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        return await receive()
+
+    middleware = sys.modules["starlette.middleware.exceptions"].ExceptionMiddleware
+    # Twice, as in Starlette: around the endpoint and around the router, for what a handler raises.
+    await middleware(middleware(fail, handlers), handlers)(asgi, listen, send)
+
+
+def _handlers_of(asgi: MutableMapping[str, Any]) -> dict[Any, Any] | None:
+    """Starlette's exception handlers by class or status, if it is Starlette that has been asked."""
+    if "starlette.exception_handlers" in asgi:
+        by_class, by_status = asgi["starlette.exception_handlers"]
+        return {**by_class, **by_status}
+    # A middleware further in has passed on a copy of the ASGI scope, where they stand.
+    module, app = sys.modules.get("starlette.applications"), asgi.get("app")
+    if app is None or module is None or not isinstance(app, module.Starlette):
+        return None
+    return {key: handler for key, handler in app.exception_handlers.items() if key not in (500, Exception)}
 
 
 def _below_400(status: int) -> bool:

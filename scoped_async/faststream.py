@@ -7,7 +7,7 @@ from faststream import BaseMiddleware, ContextRepo, StreamMessage
 from faststream.exceptions import AckMessage
 from faststream.message import SourceType
 
-from ._propagation import Propagation, scope
+from ._propagation import scope
 
 
 class ScopeMiddleware:
@@ -16,15 +16,15 @@ class ScopeMiddleware:
         broker = NatsBroker(middlewares=[ScopeMiddleware()])
 
     Put it last, so that the other middlewares see how the commit went. ``commit``: commit when the handler
-    has ended well, the default, also by raising ``AckMessage``; else roll back. The other options are those
-    of `scope()`. A handler with options of its own is decorated with `scope()` itself: what the middleware
-    has opened and nothing touches costs nothing.
+    has ended well, also by raising ``AckMessage``, the default unless ``readonly``; else roll back.
+    ``readonly``, ``close_timeout``: as in `scope()`. A handler with options of its own is decorated with
+    `scope()` itself: what the middleware has opened and nothing touches costs nothing.
 
     FastStream sends the reply and what ``@broker.publisher`` sends after the commit, and acknowledges last,
     as the ``ack_policy`` says; not so by ``AckPolicy.ACK_FIRST`` and when the handler does it itself. A
     commit that fails is what the handler fails with.
 
-    Raises `ValueError` and `TypeError` for options that do not fit.
+    Raises `ValueError` for ``readonly`` with ``commit``, `TypeError` for an option that is none.
 
     .. versionadded:: 0.1
     """
@@ -32,14 +32,12 @@ class ScopeMiddleware:
     def __init__(
         self,
         *,
-        commit: bool = True,
-        propagation: Propagation = "new",
+        commit: bool | None = None,
         readonly: bool = False,
         close_timeout: float | None = 10.0,
     ) -> None:
         self._options: dict[str, Any] = {
-            "commit": commit,
-            "propagation": propagation,
+            "commit": not readonly if commit is None else commit,
             "readonly": readonly,
             "close_timeout": close_timeout,
         }

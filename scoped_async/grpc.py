@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from ._answer import RequestScope, new_request
+from ._answer import RequestScope, new_request, request_options
 from ._frame import UNUSED
 from ._propagation import checked_options
 from .exceptions import ScopeError
@@ -39,8 +39,8 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
     A commit that fails ends the call with ``ABORTED`` when `is_retryable()` says that it may be tried again,
     else with ``INTERNAL``. What is raised, and logged by grpc, is a `ScopeError` with the failure as its
     ``__cause__``; of that the client sees nothing.
-    A handler that is no ``async def`` runs in a thread, without a scope: `NoScopeError`. Raises `ValueError`
-    for ``readonly`` with ``commit``.
+    A handler that is no ``async def`` runs in a thread, without a scope: `NoScopeError`. Raises `TypeError`
+    for a function that is async or none, `ValueError` for ``readonly`` with ``commit``.
 
     .. versionadded:: 0.1
     """
@@ -54,7 +54,7 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
         close_timeout: float | None = 10.0,
     ) -> None:
         options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
-        self._options = options._replace(commit=False)  # the outcome is asked for before the answer
+        self._options = request_options(options, commit, name)
         self._commits: Commits = commit if callable(commit) else lambda code: commit and code is OK
         self._name = name
 
@@ -108,7 +108,7 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
         if scope.unit is UNUSED:
             return
         try:
-            await scope.settle(success=not over and code is OK)
+            await scope.settle(success=not over and code is OK, ends=True)
         except Exception as error:
             scope.failure = None  # with its traceback it would keep the call alive
             context.set_code(grpc.StatusCode.ABORTED if is_retryable(error) else grpc.StatusCode.INTERNAL)

@@ -3,6 +3,7 @@
 Loaded in every run of pytest, so it imports nothing else of the package, nor SQLAlchemy, before it is used.
 """
 
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from types import ModuleType
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ._leaks import LeakCheck
 
 _MODES = ("error", "warn", "off")
+_CHECK = "scoped_async.leaks"
 _LoopScope = Literal["function", "class", "module", "package", "session"]
 _LOOP_SCOPES: tuple[_LoopScope, ...] = ("function", "class", "module", "package", "session")
 
@@ -74,9 +76,9 @@ async def _scoped_isolation_anyio(anyio_backend_name: str, scoped_async_sessions
             'fixture anyio_backend to return "asyncio".',
             pytrace=False,
         )
-    from .testing import isolate
+    from ._isolation import isolate_sessions
 
-    async with isolate(*scoped_async_sessions) as connections:
+    async with isolate_sessions(scoped_async_sessions) as connections:
         yield connections
 
 
@@ -87,9 +89,9 @@ def _asyncio_fixtures() -> ModuleType:
     def make(loop_scope: _LoopScope) -> object:
         @pytest_asyncio.fixture(loop_scope=loop_scope, name=f"_scoped_isolation_{loop_scope}")
         async def isolation(scoped_async_sessions: Any) -> AsyncGenerator[Any]:
-            from .testing import isolate
+            from ._isolation import isolate_sessions
 
-            async with isolate(*scoped_async_sessions) as connections:
+            async with isolate_sessions(scoped_async_sessions) as connections:
                 yield connections
 
         return isolation
@@ -111,20 +113,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "scope_leaks(mode): error, warn or off, for this test.")
-    if config.pluginmanager.has_plugin("asyncio"):
+    plugin = sys.modules.get("pytest_asyncio.plugin")  # whatever name it was loaded by
+    if plugin is not None and config.pluginmanager.is_registered(plugin):
         config.pluginmanager.register(_asyncio_fixtures(), "scoped_async.asyncio_fixtures")
-    mode = config.getoption("--scope-leaks") or config.getini("scope_leaks")
-    _check_mode(mode)
+    mode = _checked(config.getoption("--scope-leaks") or config.getini("scope_leaks"))
     if mode != "off":
-        from ._leaks import LeakCheck
-
-        check = LeakCheck(with_stacks=config.get_verbosity() >= 2)
-        config.pluginmanager.register(_Leaks(check, mode, config), "scoped_async.leaks")
+        _check_leaks(config, mode)
 
 
-def _check_mode(mode: object) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    try:
+        modes = {_mode_of(item, "off") for item in items}
+    except pytest.UsageError:
+        if not hasattr(config, "workerinput"):
+            raise
+        modes = {"error"}  # a worker of pytest-xdist cannot say it: the test will, at its end
+    if modes - {"off"} and not config.pluginmanager.has_plugin(_CHECK):
+        _check_leaks(config, "off")
+
+
+def _check_leaks(config: pytest.Config, mode: str) -> None:
+    from ._leaks import LeakCheck
+
+    check = LeakCheck(with_stacks=config.get_verbosity() >= 2)
+    config.pluginmanager.register(_Leaks(check, mode, config), _CHECK)
+
+
+def _mode_of(item: pytest.Item, default: str) -> str:
+    marker = item.get_closest_marker("scope_leaks")
+    if marker is None:
+        return default
+    return _checked(marker.args[0] if marker.args else marker.kwargs.get("mode"), f", at {item.nodeid}")
+
+
+def _checked(mode: Any, where: str = "") -> str:
     if mode not in _MODES:
-        raise pytest.UsageError(f"scope_leaks is one of {', '.join(_MODES)}, not {mode!r}.")
+        raise pytest.UsageError(f"scope_leaks is one of {', '.join(_MODES)}, not {mode!r}{where}.")
+    return str(mode)
 
 
 class _Leaks:
@@ -133,6 +158,8 @@ class _Leaks:
     def __init__(self, check: "LeakCheck", mode: str, config: pytest.Config) -> None:
         self.check = check
         self.mode = mode
+        self.failed = False
+        """Whether the test that is ending has left something behind, and may not."""
         running = ExitStack()
         running.enter_context(check.running())
         config.add_cleanup(running.close)
@@ -152,21 +179,30 @@ class _Leaks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self.failed = False
         try:
             result = yield
         except BaseException as error:
-            if leaks := self.check.collect():
+            if (leaks := self.check.collect()) and (mode := _mode_of(item, self.mode)) != "off":
+                self.failed = mode == "error"
                 error.add_note(_message(item, leaks))
             raise
-        mode = self.mode
-        if marker := item.get_closest_marker("scope_leaks"):
-            mode = marker.args[0] if marker.args else ""
-            _check_mode(mode)
-        if (leaks := self.check.collect()) and mode == "error":
+        leaks, mode = self.check.collect(), _mode_of(item, self.mode)
+        self.failed = bool(leaks) and mode == "error"
+        if self.failed:
             pytest.fail(_message(item, leaks), pytrace=False)
         elif leaks and mode == "warn":
             item.warn(ScopeLeakWarning(_message(item, leaks)))
         return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+        report = yield
+        if call.when == "teardown" and self.failed:
+            report.outcome = "failed"  # to fail what is marked xfail may, to leave something behind may not
+            if hasattr(report, "wasxfail"):
+                del report.wasxfail
+        return report
 
 
 def _message(item: pytest.Item, leaks: list[str]) -> str:

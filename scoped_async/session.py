@@ -142,7 +142,9 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
     _readonly_bind: "AsyncEngine | None"
 
     # fastapi-pagination, sqlakeyset, polyfactory and others look for just this before they call Session().
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+        ...
+    else:
         __class__ = property(lambda self: async_scoped_session)
 
     def __init__(
@@ -209,7 +211,9 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         """Close all sessions of the process, as ``AsyncSession.close_all()``."""
         await AsyncSession.close_all()
 
-    if not TYPE_CHECKING:  # which has them from AsyncSession
+    if TYPE_CHECKING:  # which has them from AsyncSession
+        ...
+    else:
         object_session = AsyncSession.object_session
         identity_key = AsyncSession.identity_key
 
@@ -219,11 +223,10 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
     def __iter__(self) -> Iterator[object]:
         return iter(_find(self, "iter").object)
 
-    async def __aenter__(self) -> NoReturn:
+    async def __aenter__(self, *_: object) -> NoReturn:
         raise TypeError(_NO_CONTEXT_MANAGER)
 
-    async def __aexit__(self, *_: object) -> NoReturn:
-        raise TypeError(_NO_CONTEXT_MANAGER)
+    __aexit__ = __aenter__  # type: ignore[assignment]  # whatever it is called with
 
     def __repr__(self) -> str:
         return f"AsyncScopedSession({self.session_factory!r})"

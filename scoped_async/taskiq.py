@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMessage, TaskiqMiddleware
 
-from ._propagation import Propagation, scope
+from ._propagation import scope
 
 Task = AsyncTaskiqDecoratedTask[Any, Any]
 
@@ -20,17 +20,21 @@ class ScopeMiddleware(TaskiqMiddleware):
 
         broker.add_middlewares(ScopeMiddleware())
 
-    ``commit``: commit when the job has ended well, the default; else roll back. The other options are those
-    of `scope()`. A job has options of its own by the label ``scope`` where the task is declared:
-    ``@broker.task(scope={"readonly": True})``, which then commits nothing, or ``scope=False`` for no scope.
-    The label of the declaration counts, not one that a sender puts on a message.
+    ``commit``: commit when the job has ended well, the default unless ``readonly``; else roll back.
+    ``readonly``, ``close_timeout``: as in `scope()`. A job has options of its own by the label ``scope``
+    where the task is declared: those of `scope()`, as ``@broker.task(scope={"readonly": True})``, which then
+    commits nothing, or ``scope=False`` for no scope. The label of the declaration counts, not one that a
+    sender puts on a message.
 
     The scope is around the coroutine function itself, so a commit that fails is what the job fails with: the
     result says so, and the retry middlewares see it. A direct call, ``await task(...)``, opens the scope as
-    well; with ``propagation="join"`` it runs in its caller's. Dependencies are resolved before the scope
-    begins. A task that is no coroutine function runs in a thread, and gets no scope.
+    well; with ``scope={"propagation": "join"}`` it runs in its caller's, and so does a job of the broker in
+    memory in that of its sender, which is to wait for it: ``InMemoryBroker(await_inplace=True)``.
+    Dependencies (``TaskiqDepends``) are resolved before the scope begins, and finalized after it has ended. A
+    task that is no coroutine function runs in a thread, and gets no scope.
 
-    Raises `ValueError` and `TypeError` for options that do not fit: here, or where the task is declared.
+    Raises `ValueError` for ``readonly`` with ``commit``, `TypeError` for an option that is none: here, or
+    where the task is declared.
 
     .. versionadded:: 0.1
     """
@@ -38,18 +42,14 @@ class ScopeMiddleware(TaskiqMiddleware):
     def __init__(
         self,
         *,
-        commit: bool = True,
-        propagation: Propagation = "new",
+        commit: bool | None = None,
         readonly: bool = False,
         close_timeout: float | None = 10.0,
     ) -> None:
         super().__init__()
-        self._options: dict[str, Any] = {
-            "commit": commit,
-            "propagation": propagation,
-            "readonly": readonly,
-            "close_timeout": close_timeout,
-        }
+        self._options: dict[str, Any] = {"readonly": readonly, "close_timeout": close_timeout}
+        if commit is not None:
+            self._options["commit"] = commit
         scope(**self._options)  # says what does not fit
 
     def set_broker(self, broker: AsyncBroker) -> None:
@@ -73,14 +73,20 @@ class ScopeMiddleware(TaskiqMiddleware):
         return message
 
     def _put_in_scope(self, task: Task) -> None:
-        label: Mapping[str, Any] | bool = task.labels.get("scope", True)
+        label: object = task.labels.get("scope", True)
+        if not isinstance(label, bool | Mapping):
+            raise TypeError(
+                f"The label scope of {task.task_name} is True, False or the options of a scope, as "
+                f'`@broker.task(scope={{"readonly": True}})`, and not {label!r}.'
+            )
         function = task.original_func
         # taskiq has no hook between the body and the result, so the function itself opens the scope.
         if task in _in_scope or label is False or not iscoroutinefunction(function):
             return
-        own = {} if label is True else dict(label)
+        own: dict[str, Any] = {} if label is True else dict(label)
         if own.get("readonly"):
             own.setdefault("commit", False)
         options: dict[str, Any] = {**self._options, "name": task.task_name, **own}
+        options.setdefault("commit", not options["readonly"])
         task.original_func = scope(**options)(function)
         _in_scope.add(task)

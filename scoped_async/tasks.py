@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from ._decorate import code_of
 from ._frame import Options
 from ._propagation import checked_options
-from ._scope import Scope, code_of, new_scope
+from ._scope import Scope, new_scope
 
 if TYPE_CHECKING:
     from anyio import CancelScope, TaskHandle

@@ -178,6 +178,13 @@ class TestLaw05AScopeIsEnteredOnce:
         assert len(set(seen)) == 10
         assert all(opened.closed for opened in seen)
 
+    async def test_a_decorated_function_has_the_name_that_is_given(self) -> None:
+        @scope(name="transfer")
+        async def decorated() -> str:
+            return current_scope().name
+
+        assert await decorated() == "transfer"
+
     async def test_a_decorated_function_keeps_its_signature_and_may_call_itself(self) -> None:
         @scope()
         async def depth(levels: int) -> int:

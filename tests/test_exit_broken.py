@@ -191,6 +191,18 @@ class TestLaw10OddExceptions:
                             raise error
         assert raised.value.__cause__ is failure
 
+    async def test_the_body_and_a_callback_may_raise_the_same_one(self) -> None:
+        def raise_it() -> None:
+            raise body
+
+        body = LookupError("the body's")
+        with pytest.raises(LookupError) as raised:
+            async with scope() as opened:
+                opened.after_rollback(raise_it)
+                raise body
+        assert raised.value is body
+        assert not hasattr(body, "__notes__"), "it is no note on itself"
+
     async def test_a_note_of_its_own_stays(self) -> None:
         body = OwnNotes("the body's")
         with pytest.raises(OwnNotes):

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from scoped_async import AsyncScopedSession, ScopeCleanupError, ScopedResource, current_scope, scope
+from scoped_async._cleanup import Budget
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
@@ -117,6 +118,23 @@ class TestLaw12TheExitIsBounded:
             run(unit)
         assert swallowed == [hook]
         assert closed == ["older"]
+
+    async def test_a_cancellation_that_comes_after_it_is_not_lost(self) -> None:
+        """Of what has swallowed its own: it is another's, and has to come out."""
+
+        async def swallow() -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                late.set()
+                await asyncio.Event().wait()
+
+        late = asyncio.Event()
+        task = asyncio.create_task(Budget(0.01).spend(swallow(), lambda: None))
+        await late.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     def test_nor_is_a_commit_that_swallows_it(self) -> None:
         async def unit() -> None:

@@ -69,16 +69,22 @@ class TestThePoolIsExhausted:
             await children[0]
         assert out(engine) == 0
 
+    @pytest.mark.parametrize("with_callback", [False, True])
     async def test_left_while_a_child_waits_for_the_pool_with_the_real_session(
-        self, Session: Proxy, engine: AsyncEngine
+        self, with_callback: bool, Session: Proxy, engine: AsyncEngine
     ) -> None:
+        """It is said once, also where a rollback comes before the close."""
         children: list[asyncio.Task[Any]] = []
+        called: list[str] = []
         async with scope():
             await Session.scalar(select(1))
             with pytest.raises(ScopeCleanupError, match="Another task still used the session of"):
-                async with scope():
+                async with scope() as inner:
+                    if with_callback:
+                        inner.after_rollback(called.append, "rolled back")
                     children.append(asyncio.create_task(Session().scalar(answer(2))))
                     await asyncio.sleep(0)
+        assert called == (["rolled back"] if with_callback else [])
         with pytest.raises(ScopeClosedError, match="was still in use when its scope"):
             await children[0]
         assert out(engine) == 0

@@ -10,10 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from scoped_async import (
-    AsyncScopedSession,
-    scope,
-)
+from scoped_async import AsyncScopedSession, ScopedResource, scope
 from watch import (
     Gate,
     Proxy,
@@ -90,6 +87,51 @@ class TestTheLoopEnds:
 
         generators: list[AsyncGenerator[int | None, None]] = []
         self.run(postgres_url, unit)
+
+    def test_with_a_nested_block_being_left(self, postgres_url: str) -> None:
+        """At a callback of the block, that is, which runs in the helper."""
+
+        async def wait_for_ever() -> None:
+            ready.set()
+            await asyncio.Event().wait()
+
+        async def worker(Session: Proxy) -> None:
+            async with scope(commit=True):
+                await Session.scalar(select(1))
+                async with scope(propagation="nested") as inner:
+                    inner.after_rollback(wait_for_ever)
+                    inner.rollback_only = True
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            tasks.append(asyncio.create_task(worker(Session)))
+            await ready.wait()
+
+        ready, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+        self.run(postgres_url, unit)
+        assert tasks[0].cancelled()
+
+    def test_with_a_scope_that_is_left_past_its_time(self, postgres_url: str) -> None:
+        """By a hook that goes on when it is cancelled for that; the second cancellation is the loop's."""
+
+        async def go_on(_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                late.set()
+                await asyncio.Event().wait()
+
+        async def worker(Session: Proxy) -> None:
+            async with scope(close_timeout=0.01):
+                await Session.scalar(select(1))
+                ScopedResource(object, rollback=go_on)()
+
+        async def unit(Session: Proxy, gate: Gate) -> None:
+            tasks.append(asyncio.create_task(worker(Session)))
+            await late.wait()
+
+        late, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+        self.run(postgres_url, unit)
+        assert tasks[0].cancelled()
 
     @pytest.mark.parametrize("steps", range(6))
     @pytest.mark.parametrize("by_hand", [False, True], ids=["exit", "Session.commit()"])

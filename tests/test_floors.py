@@ -15,7 +15,7 @@ FLOORS = [
     {"_cleanup"},
     {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
     {"_clone", "_frame", "_stand_in"},  # what is current
-    {"_checks", "_line", "_outcome"},  # what may be done; how work ends
+    {"_checks", "_decorate", "_line", "_outcome"},  # what may be done; how work ends
     {"_ending", "_session"},
     {"_exit", "_guarded", "_recorder", "_resource"},
     {"_delegates", "_scope"},

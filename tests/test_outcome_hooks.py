@@ -13,13 +13,10 @@ from entries import Entry, Log, Sessions, scoped_session, stored, write
 from scoped_async import AsyncScopedSession, ScopedResource, ScopeError, current_scope, is_retryable, scope
 
 
-class Hooked(SyncSession):
-    """A session class of our own to listen to; a hook of it is gone with its class."""
-
-
 @pytest.fixture
 def hooked() -> type[SyncSession]:
-    return type("HookedHere", (Hooked,), {})
+    """A session class of the test's own to listen to."""
+    return type("Hooked", (SyncSession,), {})
 
 
 @pytest.fixture(name="Other")
@@ -147,6 +144,10 @@ class CommitsAndNotifies(AsyncSession):
         raise OSError("the broker is down")
 
 
+def fail(_: SyncSession) -> None:
+    raise OSError("the broker is down")
+
+
 class TestLaw20WhatIsRaisedAfterTheCommit:
     """The COMMIT was done, and what came after it has raised: stored, called back as such, and said so."""
 
@@ -162,11 +163,7 @@ class TestLaw20WhatIsRaisedAfterTheCommit:
             return AsyncScopedSession(
                 async_sessionmaker(engine, class_=CommitsAndNotifies, expire_on_commit=False)
             )
-
-        @event.listens_for(hooked, "after_commit")
-        def fail(_: SyncSession) -> None:
-            raise OSError("the broker is down")
-
+        event.listen(hooked, "after_commit", fail)
         return Session
 
     async def test_at_the_exit(self, Failing: Sessions, engine: AsyncEngine, log: Log) -> None:
@@ -203,10 +200,7 @@ class TestLaw20WhatIsRaisedAfterTheCommit:
     async def test_by_the_end_of_begin(
         self, Session: Sessions, hooked: type[SyncSession], engine: AsyncEngine, log: Log
     ) -> None:
-        @event.listens_for(hooked, "after_commit")
-        def fail(_: SyncSession) -> None:
-            raise OSError("the broker is down")
-
+        event.listen(hooked, "after_commit", fail)
         async with scope():
             with pytest.raises(OSError, match="the broker is down") as raised:
                 async with Session.begin():

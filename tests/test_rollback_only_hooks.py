@@ -59,6 +59,18 @@ class TestLaw25RollbackOnlySetByAHook:
             assert log == ["rolled back"]
         assert await stored(engine) == set()
 
+    async def test_it_can_be_read_there(self, Session: Sessions) -> None:
+        seen: list[bool] = []
+        resource = ScopedResource(object, commit=lambda _: seen.append(current_scope().rollback_only))
+        async with scope(commit=True) as opened:
+            resource()
+            opened.after_commit(lambda: seen.append(opened.rollback_only))
+        assert seen == [False, False]
+        async with scope(commit=True) as opened:
+            Session.add(Entry(text="vetoed"))
+            opened.after_rollback(lambda: seen.append(opened.rollback_only))
+        assert seen == [False, False, True]
+
     async def test_by_a_flush_in_the_body(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
         async with scope(commit=True):
             log.watch()

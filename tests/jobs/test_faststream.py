@@ -122,19 +122,26 @@ class TestOptions:
 
     def test_that_do_not_fit(self) -> None:
         with pytest.raises(ValueError, match="readonly"):
-            ScopeMiddleware(readonly=True)
+            ScopeMiddleware(commit=True, readonly=True)
 
-    async def test_joined(self, ledger: Ledger) -> None:
-        """The test broker runs the handler where the message is published."""
-        broker = new_broker(propagation="join")
+    @pytest.mark.parametrize("option", [{"propagation": "join"}, {"name": "job"}])
+    def test_that_there_are_none_of(self, option: dict[str, Any]) -> None:
+        """Each message has a new scope, which has the handler's name."""
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            ScopeMiddleware(**option)
 
-        @broker.subscriber("transfers")
-        async def transfer(amount: int) -> None:
-            await write(ledger.session, "effect")
+    async def test_readonly(self) -> None:
+        """There is nothing to commit then, so it need not be said."""
+        broker = new_broker(readonly=True)
+        seen: list[tuple[bool, str]] = []
+
+        @broker.subscriber("reports")
+        async def report(number: int) -> None:
+            seen.append((current_scope().readonly, current_scope().name))
 
         async with TestNatsBroker(broker), scope():
-            await broker.publish(1, "transfers")
-        assert await ledger.effects() == set()
+            await broker.publish(1, "reports")
+        assert seen == [(True, "report")]
 
     async def test_of_a_handler(self) -> None:
         broker = new_broker()

@@ -74,6 +74,31 @@ class TestOptionsOfAJob:
         assert not (await result_of(forget)).is_err
         assert await ledger.effects() == set()
 
+    async def test_readonly_for_all(self, ledger: Ledger) -> None:
+        """There is nothing to commit then, so it need not be said; a job that writes says so."""
+        broker = broker_with(ScopeMiddleware(readonly=True))
+
+        @broker.task
+        async def report() -> bool:
+            return current_scope().readonly
+
+        @broker.task(scope={"readonly": False})
+        async def change() -> None:
+            await write(ledger.session, "effect")
+
+        assert (await result_of(report)).return_value is True
+        assert not (await result_of(change)).is_err
+        assert await ledger.effects() == {"effect"}
+
+    async def test_a_name_of_its_own(self) -> None:
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task(scope={"name": "nightly"})
+        async def report() -> str:
+            return current_scope().name
+
+        assert (await result_of(report)).return_value == "nightly"
+
     async def test_that_do_not_fit(self) -> None:
         """They are refused where they are written, not when the job runs."""
         broker = broker_with(ScopeMiddleware())
@@ -87,6 +112,27 @@ class TestOptionsOfAJob:
             broker.task("both", scope={"readonly": True, "commit": True})(job)
         with pytest.raises(TypeError, match="isolation"):
             broker.task("unknown", scope={"isolation": "SERIALIZABLE"})(job)
+
+    @pytest.mark.parametrize("option", [{"propagation": "join"}, {"name": "job"}])
+    def test_that_the_broker_has_none_of(self, option: dict[str, Any]) -> None:
+        """Each job has a new scope, which has the task's name, unless its label says otherwise."""
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            ScopeMiddleware(**option)
+
+    @pytest.mark.parametrize("label", [None, 0, "no", "readonly", ["readonly"]])
+    async def test_a_label_that_is_none(self, label: object) -> None:
+        """Also where the task was declared before the middleware."""
+        early, broker = InMemoryBroker(), broker_with(ScopeMiddleware())
+
+        async def job() -> None:
+            """Never run."""
+
+        said = "The label scope of job is True, False or the options of a scope.* and not "
+        with pytest.raises(TypeError, match=said):
+            broker.task("job", scope=label)(job)
+        early.task("job", scope=label)(job)
+        with pytest.raises(TypeError, match=said):
+            early.add_middlewares(ScopeMiddleware())
 
 
 class TestWhichTasks:
@@ -167,6 +213,21 @@ class TestDirectCall:
             assert not (await result_of(transfer)).is_err
         assert ran_in == [outer, outer]
         assert await ledger.effects() == set()
+
+    async def test_joined_where_the_sender_does_not_wait(self, ledger: Ledger) -> None:
+        """The broker in memory runs the job beside it: when the sender's scope has ended, in a new one."""
+        broker = InMemoryBroker()
+        broker.add_middlewares(ScopeMiddleware())
+
+        @broker.task(scope={"propagation": "join", "commit": True})
+        async def transfer() -> bool:
+            await write(ledger.session, "effect")
+            return current_scope().parent is None
+
+        async with scope():
+            sent = await transfer.kiq()
+        assert (await sent.wait_result(check_interval=0.02, timeout=30)).return_value is True
+        assert await ledger.effects() == {"effect"}
 
 
 class TestFailedCommit:

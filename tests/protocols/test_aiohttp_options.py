@@ -42,6 +42,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="readonly"):
             scope_middleware(commit=commit, readonly=True)
 
+    @pytest.mark.parametrize("option", ["commit", "name"])
+    def test_what_cannot_be_asked(self, option: str) -> None:
+        with pytest.raises(TypeError, match=f"{option} is .*function that is not async"):
+            scope_middleware(**{option: answer})  # type: ignore[arg-type]
+
     def test_a_negative_time(self) -> None:
         with pytest.raises(ValueError, match="close_timeout"):
             scope_middleware(close_timeout=-1)

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from protocol_database import Database
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from aiohttp_site import Site, hung_up
@@ -68,6 +69,20 @@ class TestAfterTheHead:
         assert await Site(handler).get() == (200, "piece")
         assert out == [0, 1]
         assert await database.stored() == {"a", "b"}
+
+    async def test_a_stream_of_rows_that_was_opened_before(self, database: Database, way: str) -> None:
+        """It goes on when nothing was written in its transaction: there is nothing to commit yet."""
+
+        async def pieces(rows: Any) -> AsyncIterator[bytes]:
+            async for row in rows:
+                yield b"%d " % row
+
+        async def handler(request: web.Request) -> Any:
+            numbers = text("SELECT generate_series(1, 2000)")
+            return await stream(request, way, pieces(await database.Session.stream_scalars(numbers)))
+
+        status, body = await Site(handler).get()
+        assert (status, len(body.split())) == (200, 2000)
 
     async def test_after_a_rollback(self, database: Database, way: str) -> None:
         async def pieces() -> AsyncIterator[bytes]:

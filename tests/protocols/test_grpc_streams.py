@@ -6,6 +6,7 @@ from typing import Any
 
 from grpc import StatusCode
 from protocol_database import Database
+from sqlalchemy import text
 
 from entries import write
 from grpc_calls import METHOD, Service
@@ -38,6 +39,17 @@ class TestStream:
         assert [message for message, _ in arrived] == [b"first", b"second"]
         assert arrived[0][1] == set()
         assert await database.stored() == {"a", "b"}
+
+    async def test_a_stream_of_rows_that_is_left_half_read(self, database: Database) -> None:
+        """The call is over, so nobody goes on with it, and it does not stand in the way of the commit."""
+
+        async def handle(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            await write(database.Session, "a")
+            rows = await database.Session.stream_scalars(text("SELECT generate_series(1, 2000)"))
+            yield b"%d" % await anext(rows)
+
+        assert (await Service("unary_stream", handle).call())[0] is StatusCode.OK
+        assert await database.stored() == {"a"}
 
     async def test_an_exception_in_mid_stream(self, database: Database) -> None:
         async def handle(request: bytes, context: Any) -> AsyncIterator[bytes]:

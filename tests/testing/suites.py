@@ -9,7 +9,10 @@ import asyncpg  # noqa: F401  # pytester forgets what a test imports; twice, thi
 import pytest
 
 INSTALLED = entry_points(group="pytest11", name="scoped_async")
-PLUGIN = () if INSTALLED else ("-p", "scoped_async.pytest_plugin")
+PLUGIN = ("-p", "scoped_async.pytest_plugin")
+# pytest takes four times as long to start when it loads all the plugins that it finds.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+SEVERAL_WORKERS = ("-p", "xdist", "-n", "2", "-p", "randomly")
 
 CONFTEST = """
 import os
@@ -31,6 +34,87 @@ def anyio_backend():
     return "asyncio"
 """
 
+ROLLED_BACK = """
+from sqlalchemy import select
+from conftest import Note, Session
+from scoped_async import scope
+
+async def write_one():
+    async with scope():
+        assert await Session.scalar(select(Note.id)) is None
+    async with scope(commit=True):
+        Session.add(Note(id=1))
+    async with scope():
+        assert await Session.scalar(select(Note.id)) == 1
+
+@mark
+async def test_first(scoped_isolation):
+    await write_one()
+
+@mark
+async def test_second(scoped_isolation):
+    await write_one()
+    [connection] = scoped_isolation
+    assert await connection.scalar(select(Note.id)) == 1
+"""
+
+CLEAN = """
+from conftest import Note, Session, engine
+from scoped_async import create_task_group, scope
+from sqlalchemy import select
+
+kept = []
+
+async def read():
+    await Session.scalars(select(Note))
+
+@module_fixture
+async def wide():
+    async with scope(name="wide"):
+        await read()
+        yield
+
+@mark
+async def test_uses_the_fixture(wide):
+    async with scope():
+        await read()
+
+@mark
+async def test_uses_it_too(wide):
+    async with scope():
+        await read()
+    async with engine.connect() as connection:
+        await connection.execute(select(Note))
+
+@mark
+async def test_waits_for_its_tasks():
+    async with create_task_group() as group:
+        for _ in range(3):
+            group.create_task(read())
+
+@mark
+async def test_opens_many():
+    for _ in range(3000):
+        async with scope():
+            pass
+
+async def program():
+    async def forever():
+        async with scope():
+            await asyncio.Event().wait()
+    asyncio.create_task(forever())
+    await asyncio.sleep(0)
+
+def test_a_program_that_ends_as_it_does():
+    asyncio.run(program())
+
+@pytest.mark.scope_leaks("off")
+@mark
+async def test_leaks_on_purpose():
+    kept.append(scope(name="left open"))
+    await kept[-1].__aenter__()
+"""
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -48,28 +132,37 @@ def _ini(**settings: str) -> tuple[str, ...]:
 RUNNERS = {
     # An event loop for each test, though the fixture has another.
     "asyncio-strict": Runner(
-        _ini(mode="strict", default_fixture_loop_scope="function"),
+        ("-p", "pytest_asyncio.plugin", *_ini(mode="strict", default_fixture_loop_scope="function")),
         "@pytest.mark.asyncio",
         "@pytest_asyncio.fixture(scope='module', loop_scope='module')",
     ),
     # One for all of them.
     "asyncio-auto": Runner(
-        _ini(mode="auto", default_fixture_loop_scope="module", default_test_loop_scope="module"),
+        (
+            *("-p", "asyncio"),
+            *_ini(mode="auto", default_fixture_loop_scope="module", default_test_loop_scope="module"),
+        ),
         "",
         "@pytest.fixture(scope='module')",
     ),
-    "anyio": Runner(("-p", "no:asyncio"), "@pytest.mark.anyio", "@pytest.fixture(scope='module')"),
+    "anyio": Runner(("-p", "anyio"), "@pytest.mark.anyio", "@pytest.fixture(scope='module')"),
 }
 
 
 def run_suite(
-    pytester: pytest.Pytester, runner: Runner, tests: str, *options: str, conftest: str = CONFTEST
+    pytester: pytest.Pytester,
+    runner: Runner,
+    tests: str,
+    *options: str,
+    conftest: str = CONFTEST,
+    **more_tests: str,
 ) -> pytest.RunResult:
     """Run ``tests``, in which ``@mark`` and ``@module_fixture`` stand for what the runner needs."""
     imports = "import asyncio, pytest" + (", pytest_asyncio" if "pytest_asyncio" in runner.fixture else "")
-    tests = tests.replace("@module_fixture", runner.fixture).replace("@mark", runner.mark)
     pytester.makeconftest(conftest)
-    pytester.makepyfile(test_suite=f"{imports}\n{tests}")
+    for name, text in {"test_suite": tests, **more_tests}.items():
+        text = text.replace("@module_fixture", runner.fixture).replace("@mark", runner.mark)
+        pytester.makepyfile(**{name: f"{imports}\n{text}"})
     return pytester.runpytest_subprocess(
         *PLUGIN, *runner.options, "-p", "no:cacheprovider", "--tb=short", *options, timeout=300
     )
@@ -78,4 +171,6 @@ def run_suite(
 def here(monkeypatch: pytest.MonkeyPatch, url: object) -> None:
     """Let the suite find this folder, and the database."""
     monkeypatch.setenv("NOTES_URL", str(url))
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)

@@ -110,10 +110,46 @@ class TestPostgresql:
                     pass
         await engine.dispose()
 
-    async def test_a_template_that_is_not_there_is_the_servers_to_say(self, postgres_url: str) -> None:
-        with pytest.raises(DBAPIError, match='template database "nowhere" does not exist'):
+    async def test_a_template_that_is_not_there(self, postgres_url: str) -> None:
+        with pytest.raises(
+            ScopeError, match="copies PostgreSQL databases, and there is none named 'nowhere'"
+        ):
             async with clone_database(postgres_url, "nowhere"):
                 pass
+
+    async def test_a_server_without_the_database_of_the_url_says_so_itself(self, postgres_url: str) -> None:
+        with pytest.raises(DBAPIError, match='database "nowhere" does not exist'):
+            async with clone_database(make_url(postgres_url).set(database="nowhere"), "template1"):
+                pass
+
+    async def test_whatever_else_the_server_refuses_it_says_itself(
+        self, postgres_url: str, template: str
+    ) -> None:
+        async with clone_database(postgres_url, template) as url:
+            server = create_async_engine(postgres_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+            async with server.connect() as connection:
+                name = f'"{url.database}"'
+                await connection.execute(
+                    text(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+                )
+            with pytest.raises(DBAPIError, match="in a read-only transaction"):
+                async with clone_database(url, template):
+                    pass
+
+    async def test_a_long_name_is_cut_where_postgresql_cuts(self, postgres_url: str) -> None:
+        """At 63 bytes, of which some letters take more than one; what tells clones apart must stay."""
+        name = "ü" * 31
+        async with clone_database(postgres_url, "template1") as long:
+            url = make_url(postgres_url)
+            server = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+            async with server.connect() as connection:
+                await connection.execute(text(f'ALTER DATABASE "{long.database}" RENAME TO "{name}"'))
+            before = await databases(postgres_url)
+            async with clone_database(url, name) as one, clone_database(url, name) as other:
+                assert await databases(postgres_url) - before == {one.database, other.database}
+                assert "ü_clone_" in str(one.database)
+            async with server.connect() as connection:
+                await connection.execute(text(f'DROP DATABASE "{name}"'))
 
 
 class TestSqlite:
@@ -138,6 +174,15 @@ class TestSqlite:
         async with clone_database("sqlite+aiosqlite://", template) as clone:
             engine = create_async_engine(clone)
             assert await stored(engine) == 0
+            await engine.dispose()
+
+    async def test_a_long_name_is_cut_where_file_systems_cut(self, tmp_path: Path) -> None:
+        template = tmp_path / f"{'ü' * 120}.db"
+        template.touch()
+        async with clone_database("sqlite+aiosqlite://", str(template)) as clone:
+            engine = create_async_engine(clone)
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
             await engine.dispose()
 
     async def test_a_database_in_memory_has_no_file(self) -> None:

@@ -2,21 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from notes import Note, read, sessions_of, stored, write
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    AsyncSession,
-    async_sessionmaker,
-    create_async_engine,
-)
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from scoped_async import AsyncScopedSession, ScopeError, create_task_group, scope
 from scoped_async.testing import isolate
@@ -95,31 +86,6 @@ class TestOneUnitOfWorkAtATime:
                 session.add(Note(id=1))
                 await write(session, 2)
             assert await read(session) == [1, 2]
-
-
-class TestOtherEngines:
-    """What a session does on an engine that was not given would stay, so it is refused."""
-
-    async def test_a_session_that_chooses_its_engine(
-        self, session: Proxy, notes: AsyncEngine, tmp_path: Path
-    ) -> None:
-        other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
-        async with other.begin() as connection:
-            await connection.run_sync(Note.metadata.create_all)
-
-        class Routing(Session):
-            def get_bind(self, *args: Any, **kwargs: Any) -> Any:
-                return other.sync_engine
-
-        routed = AsyncScopedSession(async_sessionmaker(notes, sync_session_class=Routing))
-        async with isolate(routed, notes):
-            with pytest.raises(ScopeError, match=r"was not given Engine\(sqlite.*other\.db.*Give it too"):
-                await write(routed, 1)
-        async with isolate((routed, notes), (routed, other)):
-            await write(routed, 1)
-            assert await read(routed) == [1]
-        assert await stored(other) == 0
-        await other.dispose()
 
 
 class TestTheConnection:

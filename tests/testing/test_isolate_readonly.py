@@ -1,5 +1,7 @@
 """isolate() and readonly scopes: they read what was committed before, and write as little as ever."""
 
+from pathlib import Path
+
 import pytest
 from notes import Note, read, sessions_of, write
 from sqlalchemy import select, text
@@ -52,4 +54,14 @@ class TestReadonly:
             await write(session, 1)
             async with scope(readonly=True):
                 assert await session.scalar(select(Note.id)) == 1
+        await replica.dispose()
+
+    async def test_a_replica_that_is_given_too_is_read_from(self, notes: AsyncEngine, tmp_path: Path) -> None:
+        replica = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'replica.db'}")
+        session = sessions_of(notes, readonly_bind=replica)
+        async with isolate((session, notes), (session, replica)):
+            async with scope(readonly=True):
+                assert session.get_bind().engine is replica.sync_engine
+            async with scope():
+                assert session.get_bind().engine is notes.sync_engine
         await replica.dispose()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 from notes import Base, Note, read, sessions_of, stored, write
@@ -54,16 +55,27 @@ class TestSeveral:
                 assert await session.scalar(select(Note.id)) == 1
         assert (await stored(postgres_notes), await stored(sqlite_notes)) == (0, 0)
 
-    async def test_the_engine_of_the_test_takes_the_place_of_the_applications(
-        self, notes: AsyncEngine
+    async def test_a_factory_without_an_engine_takes_the_first_that_is_given(
+        self, notes: AsyncEngine, tmp_path: Path
     ) -> None:
-        production = create_async_engine("postgresql+asyncpg://nobody@nowhere.invalid/")
-        session = sessions_of(production)
+        """An application that gives its sessions an engine when it starts; the test is there before."""
+        session = AsyncScopedSession(async_sessionmaker(expire_on_commit=False))
+        other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}")
+        async with isolate((session, notes), (session, other)):
+            await write(session, 1)
+            assert await read(session) == [1]
+        assert await stored(notes) == 0
+        await other.dispose()
+
+    async def test_a_factory_that_is_a_function(self, notes: AsyncEngine) -> None:
+        def make(**options: Any) -> AsyncSession:
+            return AsyncSession(notes, **options)
+
+        session = AsyncScopedSession(make)
         async with isolate(session, notes):
             await write(session, 1)
             assert await read(session) == [1]
         assert await stored(notes) == 0
-        await production.dispose()
 
     async def test_two_sessions_of_the_factory_without_a_scope(
         self, session: Proxy, notes: AsyncEngine

@@ -6,40 +6,23 @@ import sys
 import pytest
 from notes import stored
 from sqlalchemy.ext.asyncio import AsyncEngine
-from suites import CONFTEST, RUNNERS, Runner, here, run_suite
+from suites import CLEAN, CONFTEST, ROLLED_BACK, RUNNERS, SEVERAL_WORKERS, Runner, here, run_suite
 
 import scoped_async
 
 pytest_plugins = ["pytester"]
 
-ROLLED_BACK = """
-from sqlalchemy import select
-from conftest import Note, Session
-from scoped_async import scope
-
-async def write_one():
-    async with scope():
-        assert await Session.scalar(select(Note.id)) is None
-    async with scope(commit=True):
-        Session.add(Note(id=1))
-    async with scope():
-        assert await Session.scalar(select(Note.id)) == 1
-
-@mark
-async def test_first(scoped_isolation):
-    await write_one()
-
-@mark
-async def test_second(scoped_isolation):
-    await write_one()
-    [connection] = scoped_isolation
-    assert await connection.scalar(select(Note.id)) == 1
-"""
+NOTHING_ALLOWED = ("-W", "error", "--scope-leaks=error")
 
 
 class TestScopedIsolation:
     """What a test commits is rolled back after it; the user says which sessions, in one fixture."""
 
+    @pytest.mark.parametrize(
+        ("runner", "notes"),
+        [*((name, "postgresql") for name in RUNNERS), ("anyio", "sqlite")],
+        indirect=True,
+    )
     async def test_tests_do_not_see_each_other(
         self,
         pytester: pytest.Pytester,
@@ -47,9 +30,10 @@ class TestScopedIsolation:
         runner: Runner,
         notes: AsyncEngine,
     ) -> None:
+        """Nor does the leak check find anything in what is left as it should be."""
         here(monkeypatch, notes.url.render_as_string(hide_password=False))
-        result = run_suite(pytester, runner, ROLLED_BACK, "-W", "error", "--scope-leaks=error")
-        result.assert_outcomes(passed=2)
+        result = run_suite(pytester, runner, ROLLED_BACK, *NOTHING_ALLOWED, test_clean=CLEAN)
+        result.assert_outcomes(passed=2 + 6)
         assert await stored(notes) == 0
 
     async def test_in_random_order_and_on_several_workers(
@@ -57,9 +41,9 @@ class TestScopedIsolation:
     ) -> None:
         """The writes meet at the primary key, where PostgreSQL lets one wait for the other's rollback."""
         here(monkeypatch, postgres_notes.url.render_as_string(hide_password=False))
-        options = ("-W", "error", "--scope-leaks=error", "-p", "randomly", "-n", "2")
-        result = run_suite(pytester, RUNNERS["asyncio-auto"], ROLLED_BACK, *options)
-        result.assert_outcomes(passed=2)
+        options = (*NOTHING_ALLOWED, *SEVERAL_WORKERS)
+        result = run_suite(pytester, RUNNERS["asyncio-auto"], ROLLED_BACK, *options, test_clean=CLEAN)
+        result.assert_outcomes(passed=2 + 6)
         assert await stored(postgres_notes) == 0
 
 
@@ -69,8 +53,25 @@ class TestItSaysWhatIsMissing:
     def test_the_sessions(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
         here(monkeypatch, "sqlite+aiosqlite://")
         tests = "@mark\nasync def test(scoped_isolation): pass"
-        result = run_suite(pytester, RUNNERS["asyncio-auto"], tests, conftest="")
-        result.assert_outcomes(errors=1)
+        wrong = """
+import conftest
+
+class Wrong:
+    @pytest.fixture
+    def scoped_async_sessions(self): return self.given
+    @mark
+    async def test(self, scoped_isolation): assert False, "not to be run"
+
+class TestNothing(Wrong): given = []
+class TestNone(Wrong): given = None
+class TestSession(Wrong): given = conftest.Session
+class TestPair(Wrong): given = (conftest.Session, conftest.engine)
+class TestSwapped(Wrong): given = [(conftest.engine, conftest.Session)]
+"""
+        conftest = CONFTEST.replace("@pytest.fixture\ndef scoped_async_sessions", "def no_fixture")
+        runner = RUNNERS["asyncio-auto"]
+        result = run_suite(pytester, runner, tests, conftest=conftest, test_wrong=wrong)
+        result.assert_outcomes(errors=6)
         result.stdout.fnmatch_lines(
             [
                 "scoped_isolation needs to know your sessions. Override the fixture in your conftest.py:",
@@ -78,20 +79,24 @@ class TestItSaysWhatIsMissing:
                 "*return [[](Session, engine)]",
             ]
         )
+        said = "E   TypeError: The fixture scoped_async_sessions returns *`[[](Session, engine)]`, and not "
+        given = ("[[]]", "None", "AsyncScoped", "(AsyncScoped", "[[](<")
+        result.stdout.fnmatch_lines([f"{said}{each}*" for each in given])
 
-    def test_the_event_loop(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        here(monkeypatch, "sqlite+aiosqlite://")
-        result = run_suite(pytester, RUNNERS["anyio"], "def test(scoped_isolation): pass")
-        result.assert_outcomes(errors=1)
-        result.stdout.fnmatch_lines(["scoped_isolation is for async tests*clone_database."])
-
-    def test_the_backend(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_event_loop_and_the_backend(
+        self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         here(monkeypatch, "sqlite+aiosqlite://")
         conftest = CONFTEST.replace('"asyncio"', '"trio"')
-        tests = "@mark\nasync def test(scoped_isolation): pass"
-        result = run_suite(pytester, RUNNERS["anyio"], tests, conftest=conftest)
-        result.assert_outcomes(errors=1)
-        result.stdout.fnmatch_lines(["scoped_isolation works on asyncio, and this test runs on trio.*"])
+        sync, tests = "def test(scoped_isolation): pass", "@mark\nasync def test(scoped_isolation): pass"
+        result = run_suite(pytester, RUNNERS["anyio"], tests, conftest=conftest, test_sync=sync)
+        result.assert_outcomes(errors=2)
+        result.stdout.fnmatch_lines_random(
+            [
+                "scoped_isolation is for async tests*clone_database.",
+                "scoped_isolation works on asyncio, and this test runs on trio.*",
+            ]
+        )
 
 
 class TestItCostsNothingWhenUnused:

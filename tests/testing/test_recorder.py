@@ -1,11 +1,12 @@
 """recorder(): what was sent to a database and how long a connection was held for it, by scope."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from notes import Note, sessions_of, write
-from sqlalchemy import make_url, select, text
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -99,6 +100,45 @@ class TestWhatIsRecorded:
         assert len(recorded.of("write").statements) == 2
         assert recorded.commits == 0
 
+    @pytest.mark.parametrize("in_use", ["pool", "isolated"])
+    async def test_a_statement_that_is_cancelled(self, postgres_notes: AsyncEngine, in_use: str) -> None:
+        """Its connection is gone, which counts as a rollback; the scope ends as without a recorder."""
+        session = sessions_of(postgres_notes)
+
+        async def work() -> AsyncSession:
+            async with scope():
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(session.execute(text("SELECT pg_sleep(60)")), 0.05)
+                return session()
+
+        async with AsyncExitStack() as stack:
+            if in_use == "isolated":
+                await stack.enter_async_context(isolate(session, postgres_notes))
+            recorded = stack.enter_context(recorder(postgres_notes))
+            assert not (await work()).in_transaction()
+            assert [statement.failed for statement in recorded.statements] == [True]
+            assert (recorded.commits, recorded.rollbacks) == (0, 1)
+            [connection] = recorded.connections
+            assert (connection.transactions, connection.returned) == (1, True)
+
+    async def test_a_connection_that_the_server_ends(self, postgres_notes: AsyncEngine) -> None:
+        """Before, in and after a transaction: the events say what they say without a recorder."""
+        with recorder(postgres_notes) as recorded:
+            async with postgres_notes.connect() as connection:
+                pid = await connection.scalar(select(func.pg_backend_pid()))
+                async with postgres_notes.connect() as other:
+                    await other.execute(select(func.pg_terminate_backend(pid, 5000)))
+                with pytest.raises(DBAPIError):
+                    await connection.commit()
+                await connection.rollback()
+                assert await connection.scalar(select(1)) == 1
+        assert (recorded.commits, recorded.rollbacks) == (0, 3)
+        assert [(held.transactions, held.returned) for held in recorded.connections] == [
+            (1, True),
+            (1, True),
+            (1, True),
+        ]
+
     async def test_what_began_before(self, session: Proxy, notes: AsyncEngine) -> None:
         """Its end is known, but not since when the connection was held."""
         async with scope(commit=True):
@@ -106,6 +146,11 @@ class TestWhatIsRecorded:
             with recorder(notes) as recorded:
                 await session.commit()
         assert (recorded.commits, recorded.connections) == (1, [])
+        async with notes.connect() as connection:
+            with recorder(notes) as recorded:
+                await connection.execute(select(Note))
+                await connection.rollback()
+        assert (recorded.rollbacks, recorded.connections) == (1, [])
 
     async def test_a_database_that_is_not_there(self, postgres_url: str) -> None:
         engine = create_async_engine(make_url(postgres_url).set(database="nowhere"))
@@ -154,6 +199,30 @@ class TestByScope:
         first, second = str(recorded).splitlines()
         assert first.startswith("endpoint: 1 statements, 1 commits, 0 rollbacks, 1 connections held for ")
         assert second.startswith("  SELECT 1 (")
+
+
+class TestSlips:
+    """It takes async engines, and is asked for scopes."""
+
+    @pytest.mark.parametrize("wrong", ["nothing", "proxy", "sync engine"])
+    def test_what_is_no_engine(self, sqlite_notes: AsyncEngine, wrong: str) -> None:
+        engines: Any = {
+            "nothing": [],
+            "proxy": [sessions_of(sqlite_notes)],
+            "sync engine": [sqlite_notes, sqlite_notes.sync_engine],
+        }
+        said = r"recorder\(\) takes async engines, `recorder\(engine\)`, and not "
+        with pytest.raises(TypeError, match=said), recorder(*engines[wrong]):
+            pass
+
+    def test_what_is_no_scope(self, sqlite_notes: AsyncEngine) -> None:
+        session: Any = sessions_of(sqlite_notes)
+        with pytest.raises(TypeError, match=r"of\(\) takes a scope, the name of some, or None, and not Asy"):
+            Recording().of(session)
+
+    def test_a_name_of_none_is_the_name_of_scopes_that_did_nothing(self) -> None:
+        """The recorder cannot tell the two apart: an endpoint that sends nothing is fine to assert."""
+        assert Recording().of("no such scope") == Recording()
 
 
 async def test_it_costs_nothing_when_not_in_use(notes: AsyncEngine) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
-from suites import PLUGIN
+from suites import ALONE, INSTALLED, PLUGIN, SEVERAL_WORKERS
 
 SHOP = Path(__file__).parents[2] / "docs" / "examples" / "tested_app"
 
@@ -26,7 +26,7 @@ async def shop_database(postgres_url: str) -> AsyncIterator[str]:
 
 
 def run(*options: str, **environment: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     done = subprocess.run(
         command, cwd=SHOP, env=os.environ | environment, capture_output=True, text=True, timeout=100
     )
@@ -35,12 +35,13 @@ def run(*options: str, **environment: str) -> None:
 
 
 def test_on_sqlite() -> None:
-    run()
+    """With the plugins that pytest finds by itself, ours among them when the package is installed."""
+    run(*([] if INSTALLED else PLUGIN))
 
 
 def test_on_postgresql(shop_database: str) -> None:
-    run(SHOP_URL=shop_database)
+    run(*PLUGIN, "-p", "asyncio", SHOP_URL=shop_database, **ALONE)
 
 
 def test_on_several_workers_in_random_order() -> None:
-    run("-n", "2", "-p", "randomly")
+    run(*PLUGIN, "-p", "asyncio", *SEVERAL_WORKERS, **ALONE)
