@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, event
@@ -14,9 +14,6 @@ from sqlalchemy.orm.session import SessionTransactionState
 
 from ._cleanup import is_marked_committed
 from .exceptions import ReadOnlyScopeError, RollbackOnlyError, ScopeError
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncResult, AsyncScalarResult
 
 IN_FAILED_TRANSACTION = "25P02"
 _RETRYABLE = {"40001", "40P01"}
@@ -179,16 +176,15 @@ def is_committed(transaction: SessionTransaction) -> bool:
     return transaction._state is SessionTransactionState.COMMITTED  # pyright: ignore[reportPrivateUsage]
 
 
-def has_been_read(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
-    """Whether it was closed, or read to its end, which ``closed`` does not tell."""
-    real: Any = stream._real_result  # pyright: ignore[reportPrivateUsage]
-    return stream.closed or bool(real._soft_closed)
+def has_been_read(result: Any) -> bool:
+    """Whether the result of a stream was closed, or read to its end, which ``closed`` does not tell."""
+    return bool(result.closed or result._soft_closed)
 
 
-def has_cursor(stream: "AsyncResult[Any] | AsyncScalarResult[Any]") -> bool:
+def has_cursor(result: Any) -> bool:
     """Whether it has yet to fetch rows: the ORM fetches all at once, if not told otherwise."""
-    raw: Any = getattr(stream._real_result, "raw", None)  # pyright: ignore[reportPrivateUsage]
-    return not (has_been_read(stream) or (raw is not None and raw._soft_closed))
+    raw: Any = getattr(result, "raw", None)
+    return not (has_been_read(result) or (raw is not None and raw._soft_closed))
 
 
 def set_savepoint(session: Session) -> SessionTransaction:

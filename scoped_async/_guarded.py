@@ -1,6 +1,7 @@
 """Results and transactions that a session hands out, under the same guard as its operations."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from typing import Any, TypeVar
@@ -30,9 +31,17 @@ def guard(result: R, held: HeldSession) -> R:
     """Put a result that is fetched from later under the guard of its session."""
     guarded: Any = result
     guarded.__class__ = _GUARDED[type(result)]
-    guarded.__dict__["_held"] = held
-    held.streams = [*(stream for stream in held.streams if not has_been_read(stream)), guarded]
+    alive = _Alive()
+    guarded.__dict__.update(_held=held, _alive=alive)
+    before = [(other, read) for other, read in held.streams if other() and not has_been_read(read)]
+    held.streams = [*before, (weakref.ref(alive), guarded._real_result)]
     return result
+
+
+class _Alive:
+    """Lives as long as the result that it is put on, to which there are no weak references."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _fetch(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -17,8 +17,8 @@ from sqlalchemy.pool import QueuePool
 from postgres import PostgresServer, postgres_server
 from watch import Gate, Watched, pool_of_one, shut_gate
 
-# pytest-asyncio asks for the current loop before there is one, and before Python 3.14 that makes one which nobody
-# closes: the first test that calls `asyncio.run` would drop it, and some later one be blamed.
+# pytest-asyncio asks for the current loop before there is one, and before Python 3.14 that makes one which
+# nobody closes: the first test that calls `asyncio.run` would drop it, and some later one be blamed.
 asyncio.set_event_loop(None)
 
 # It does not allow SQLAlchemy 2.1 yet, so only the extra `clients` brings it.

@@ -43,9 +43,9 @@ MEMBERS = {
 
 RAISES_NOTHING = {
     "AsyncScopedSession.close_all", "AsyncScopedSession.configure", "HeldConnection", "Recording",
-    "Recording.commits", "Recording.of", "Recording.rollbacks", "Registry", "Registry.has", "Scope",
+    "Recording.commits", "Recording.rollbacks", "Registry", "Registry.has", "Scope",
     "Scope.closed", "Scope.name", "Scope.opened_at", "Scope.parent", "Scope.readonly", "Scope.token",
-    "ScopedResource", "Statement", "delegate", "is_retryable", "recorder", "scoped_async_sessions",
+    "ScopedResource", "Statement", "delegate", "is_retryable", "scoped_async_sessions",
     "scoped_isolation",
 }  # fmt: skip
 """What raises no error of its own; all others say which and when."""

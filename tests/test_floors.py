@@ -16,7 +16,8 @@ FLOORS = [
     {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
     {"_clone", "_frame", "_stand_in"},  # what is current
     {"_checks", "_decorate", "_line", "_outcome"},  # what may be done; how work ends
-    {"_ending", "_session"},
+    {"_ending", "_transaction"},
+    {"_session"},
     {"_exit", "_guarded", "_recorder", "_resource"},
     {"_delegates", "_scope"},
     {"_answer", "_block", "_leaks", "session"},
@@ -35,7 +36,7 @@ OTHERS = {
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
         "_clone", "_database", "_delegates", "_guarded", "_isolation", "_leaks", "_line", "_recorder",
-        "_session", "_stand_in", "session",
+        "_session", "_stand_in", "_transaction", "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip

@@ -138,6 +138,9 @@ class TestLaw29ReleaseGivesTheConnectionsBack:
             await opened.release()
             await (await Session.stream(select(Entry))).close()
             await opened.release()
+            async for _ in await Session.stream(text("SELECT * FROM generate_series(1, 1000)")):
+                break
+            await opened.release()  # nobody can read on
             await (await Session.stream(select(Entry))).fetchone()
             await Session.rollback()
             await Session.execute(select(Entry))

@@ -124,6 +124,18 @@ class TestItCannotGoOn:
         with pytest.raises(ScopeError, match=r"half read.*Read the stream to its end.*open it in the body"):
             raise service.raised[0]
 
+    async def test_one_that_was_dropped_is_none(self, service: Service) -> None:
+        """A loop that was left early has let its stream go: nothing is cut off by the commit."""
+
+        async def handler() -> Reply:
+            async for _ in await opened(service):
+                break
+            await write(service.Session, "a")
+            return Reply()
+
+        assert (await service.get("fastapi", handler, scope_around())).status_code == 200
+        assert await service.stored() == {"a"}
+
     async def test_with_something_to_flush(self, service: Service) -> None:
         async def handler() -> Reply:
             rows = await opened(service)

@@ -1,0 +1,338 @@
+"""How the transaction of a session ends: committed, rolled back, given back, or cut off."""
+
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
+from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
+
+from ._callbacks import Outcome
+from ._checks import refuse_marked, usable_unit
+from ._cleanup import add_note, first_of
+from ._database import (
+    connections_of,
+    find_spoiled,
+    forgive,
+    has_changes,
+    has_failed,
+    is_committed,
+    is_unknown,
+    set_read_only,
+    terminate,
+    terminate_busy,
+    was_answered,
+)
+from ._frame import Owner
+from ._held import Held
+from .exceptions import ReadOnlyScopeError, RollbackOnlyError, ScopeCleanupError, ScopeClosedError
+
+_CLOSE_IS_RESET = _SessionCloseState.CLOSE_IS_RESET
+_close, _close_sync = AsyncSession.close, Session.close
+
+
+class HeldTransaction(Held):
+    """An `AsyncSession` in one scope, as far as the end of its transactions goes."""
+
+    rolls_back_at_close = True
+    begun: SessionTransaction | None = None
+    """The transaction of the last ``begin()``."""
+    committed: SessionTransaction | None = None
+    """The transaction that was committed last, as far as that is watched."""
+    doubtful = False
+    """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
+    failure: BaseException | None
+    """What the last operation that failed in this transaction raised."""
+    ending = False
+    """Whether its transaction is being ended by the scope or the proxy."""
+    forgotten = False
+    """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
+    leaving: "Sequence[Connection]" = ()
+    """Connections that are being given back, of which their session knows nothing any more meanwhile."""
+    unknown = False
+    sent = False
+    """Whether the last commit came as far as the COMMIT."""
+    streams: "Sequence[tuple[weakref.ref[object], Any]]" = ()
+    """Of each handed out in this transaction what lives as long as it does, and the result that it reads."""
+
+    def __init__(self, session: AsyncSession, owner: Owner, readonly: bool) -> None:
+        try:
+            is_one = isinstance(session.sync_session, Session)  # pyright: ignore[reportUnnecessaryIsInstance]
+        except AttributeError:
+            is_one = False
+        if not is_one:
+            raise TypeError(
+                f"{session!r} is no AsyncSession. Give AsyncScopedSession an async_sessionmaker, or a "
+                "function that is not async and returns an AsyncSession."
+            )
+        self.object = session
+        self.owner = owner
+        self.loop = owner.loop
+        self.busy = self.released = self.failure = None
+        self.readonly = readonly
+        if readonly:
+            event.listen(session.sync_session, "after_begin", set_read_only)
+            event.listen(session.sync_session, "before_flush", self._refuse_flush)
+
+    @property
+    def label(self) -> str:
+        bind = self.object.sync_session.bind
+        where = "" if bind is None else f" on {bind.engine.url!r}"
+        return f"the session of {self.owner.name}{where}"
+
+    @property
+    def in_transaction(self) -> bool:
+        return not self.forgotten and self.object.sync_session.in_transaction()
+
+    @property
+    def is_idle(self) -> bool:
+        session = self.object
+        return (
+            self.busy is None
+            and not session.sync_session.in_transaction()
+            and type(session).close is AsyncSession.close
+        )
+
+    def is_spent(self) -> bool:
+        # Nothing has happened in it, so close() would do nothing, if it is the one that everybody has.
+        session = self.object
+        sync_session = session.sync_session
+        return (
+            sync_session._transaction is None  # pyright: ignore[reportPrivateUsage]
+            and not sync_session.identity_map._dict  # pyright: ignore[reportPrivateUsage]
+            and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
+            and self.busy is None
+            and type(session).close is _close
+            and type(sync_session).close is _close_sync
+        )
+
+    @property
+    def outcome_unknown(self) -> bool:
+        return self.unknown
+
+    @property
+    def outcome_of_failure(self) -> Outcome:
+        """What became of the work when the last commit failed."""
+        if self.unknown:
+            return Outcome.UNKNOWN
+        return Outcome.COMMITTED if self.was_committed else Outcome.ROLLED_BACK
+
+    @property
+    def commit_sent(self) -> bool:
+        return self.sent
+
+    @property
+    def commits_at_end(self) -> bool:
+        session = self.object.sync_session
+        transaction = session.get_transaction()
+        return (
+            transaction is not None
+            and transaction.origin is SessionTransactionOrigin.BEGIN
+            # Nothing public tells a begin() with a block from one without.
+            and session._trans_context_manager is not None  # pyright: ignore[reportPrivateUsage]
+        )
+
+    # -- the outcome
+
+    async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
+        self.unknown = self.sent = self.was_committed = False
+        self.ending, transaction = True, self.object.sync_session.get_transaction()
+        try:
+            if self.readonly:
+                self._refuse_changes()
+                await self.cutting_off(self.give_back)
+            else:
+                if end is None and type(self.object).commit is not AsyncSession.commit:
+                    self.watch()  # it may do more after the commit, and fail in that
+                    end = self.object.commit
+                await self.object.run_sync(self._prepare, commit=end is None)
+                if end is not None:
+                    await end()
+        except BaseException as error:
+            if transaction is not None and (self.committed is transaction or is_committed(transaction)):
+                self.was_committed = True
+                add_note(error, f"The COMMIT of {self.label} was done: what came after it has raised this.")
+                await self.cutting_off(self.give_back)
+                raise
+            self.unknown = self.sent and is_unknown(error)
+            if self.unknown:
+                add_note(
+                    error,
+                    f"The outcome of the commit of {self.label} is unknown: the connection was lost within "
+                    "the COMMIT. Look in the database before you repeat the work.",
+                )
+            await self._recover(error)
+            raise
+        finally:
+            self.ending = False
+            self.begin_anew()
+
+    async def roll_back(self) -> None:
+        await self.cutting_off(self.object.rollback)
+
+    async def lose(self) -> None:
+        # As close() does: what was loaded stays loaded, where rollback() would expire it.
+        await self.cutting_off(self.give_back)
+        self.object.expunge_all()
+
+    async def end_by(self, name: str) -> None:
+        """End the transaction by one of the session's own methods."""
+        await self.cutting_off(getattr(self.object, name))
+
+    async def close(self) -> None:
+        await self.cutting_off(self.object.close)
+
+    async def cutting_off(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Await ``end``, and hand no connection back on which another task still runs something.
+
+        That task has the real session itself.
+        """
+        ending, self.ending = self.ending, True
+        self.leaving = connections_of(self.object.sync_session)
+        cut_off = terminate_busy(self.leaving)
+        try:
+            await end()
+        except IllegalStateChangeError as error:  # the other task is about to connect
+            if not self._is_sealed:  # else it was reported before
+                raise self._still_in_use() from error
+        finally:
+            self.leaving = ()
+            self.ending = ending
+            self.begin_anew()
+        if cut_off:
+            raise self._still_in_use()
+
+    def _still_in_use(self) -> ScopeCleanupError:
+        return ScopeCleanupError(
+            f"Another task still used {self.label} itself, as Session() or connection() returned it, which "
+            f"is not waited for: what ran was cut off. Await that task before the scope, opened at "
+            f"{self.owner.opened_at}, is left or ended, or give it one of its own: `async with scope(): ...`."
+        )
+
+    def close_in_place(self) -> None:
+        self.object.sync_session.close()
+
+    def abort(self) -> None:
+        session = self.object.sync_session
+        terminate([*connections_of(session), *self.leaving])
+        if not self._is_sealed:
+            event.listen(session, "after_begin", self._refuse_late)
+
+    @property
+    def _is_sealed(self) -> bool:
+        return event.contains(self.object.sync_session, "after_begin", self._refuse_late)
+
+    def _refuse_late(self, _: Session, __: SessionTransaction, connection: Connection) -> None:
+        """Hand back what somebody who waited with the real session gets when its scope has ended."""
+        if self.owner.here().unit_in_use() is None:
+            connection.close()
+            raise ScopeClosedError(
+                f"{self.label} was still in use when its scope, opened at {self.owner.opened_at}, ended. "
+                "Open a scope of your own: `async with scope(): ...`."
+            )
+
+    def begin_anew(self) -> None:
+        """Forget what belongs to the transaction that has ended."""
+        self.failure = None
+        self.doubtful = False
+        self.streams = ()
+
+    def _prepare(self, session: Session, *, commit: bool) -> None:
+        """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
+        transaction = session.get_transaction()
+        is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
+        if transaction is not None and not is_clean:
+            transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
+        # By a hook of the flush, perhaps.
+        refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
+        self.refuse_spoiled(session)
+        if terminate_busy(connections_of(session)):
+            raise self._still_in_use()
+        self.sent = True
+        if commit:
+            session.commit()
+
+    def refuse_spoiled(self, session: Session) -> None:
+        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK."""
+        if not (self.doubtful or self.failure is not None or has_failed(session)):
+            return
+        if (answer := find_spoiled(session)) is not None:
+            raise RollbackOnlyError(
+                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
+                "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
+                "commit after that. Let such an error out, or put what may fail in a savepoint: "
+                '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
+            ) from first_of(self.failure, answer)
+        forgive(session)
+
+    async def _recover(self, error: BaseException) -> None:
+        """After a failed commit: leave no connection in the pool that is still in the middle of something."""
+        try:
+            if not isinstance(error, RollbackOnlyError | ReadOnlyScopeError) and not was_answered(error):
+                await self._reset_connections()
+            await self.object.rollback()
+        except Exception as failure:
+            self.abort()
+            add_note(error, f"The rollback after it failed too: {failure!r}")
+
+    async def _reset_connections(self) -> None:
+        """Roll back by the driver, or terminate: SQLAlchemy's rollback sends nothing after a COMMIT."""
+
+        def reset(session: Session) -> None:
+            for connection in connections_of(session):
+                if connection.in_transaction():  # no COMMIT was sent, or it is not the session's to send
+                    continue
+                if connection.dialect.name == "sqlite" and not connection.invalidated:
+                    connection.dialect.do_rollback(connection.connection)
+                else:
+                    connection.invalidate()
+
+        if connections_of(self.object.sync_session):
+            await self.object.run_sync(reset)
+
+    # -- work that is lost by other ways, which SQLAlchemy's own objects offer
+
+    def watch(self) -> None:
+        session = self.object.sync_session
+        if not event.contains(session, "after_commit", self._note_commit):
+            event.listen(session, "after_commit", self._note_commit)
+            event.listen(session, "after_transaction_end", self._note_end)
+
+    def _note_commit(self, session: Session) -> None:
+        self.committed = session.get_nested_transaction() or session.get_transaction()
+
+    def _note_end(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None and transaction is not self.committed and not self.ending:
+            unit = self.owner.here().unit_in_use()
+            if unit is not None:
+                unit.callbacks.postpone()
+
+    # -- readonly
+
+    def _refuse_flush(self, session: Session, *_: Any) -> None:
+        if has_changes(session):
+            raise ReadOnlyScopeError(
+                f"The scope {self.owner.name}, opened at {self.owner.opened_at}, is readonly, and there are "
+                "changes to flush. Write in a scope of its own: `async with scope(commit=True): ...`."
+            )
+
+    def _refuse_changes(self) -> None:
+        self._refuse_flush(self.object.sync_session)
+
+    async def give_back(self) -> None:
+        # The transaction's own close() rolls back and gives the connection back, and, unlike the
+        # session's rollback() and commit(), expires nothing.
+        def close(session: Session) -> None:
+            while (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
+                transaction.close()
+
+        ending, self.ending = self.ending, True
+        try:
+            await self.object.run_sync(close)
+        finally:
+            self.ending = ending
+        self.begin_anew()
