@@ -33,7 +33,9 @@ def guard(result: R, held: HeldSession) -> R:
     guarded.__class__ = _GUARDED[type(result)]
     alive = _Alive()
     guarded.__dict__.update(_held=held, _alive=alive)
-    before = [(other, read) for other, read in held.streams if other() and not has_been_read(read)]
+    before: list[tuple[weakref.ref[object], Any]] = [
+        (other, read) for other, read in held.streams if other() and not has_been_read(read)
+    ]
     held.streams = [*before, (weakref.ref(alive), guarded._real_result)]
     return result
 
