@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,14 +32,6 @@ def pytest_collection_finish() -> None:
     """Take what was imported out of the collector's sight: the tests collect often, to see what was left."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    """Ask for less coverage on Python 3.11, where tracing loses what a task does after its cancellation."""
-    plugin: Any = config.pluginmanager.getplugin("_cov")
-    if plugin is not None and sys.version_info < (3, 12):
-        plugin.options.cov_fail_under = 95
 
 
 @pytest.fixture(scope="session")

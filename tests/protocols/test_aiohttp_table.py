@@ -7,11 +7,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from aiohttp_site import WAYS, Site, hang_up, hung_up
 from protocol_database import Database
 from sqlalchemy import event, func, orm, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from aiohttp_site import WAYS, Site, hang_up, hung_up
 from entries import Entry, break_the_commit, write
 from scoped_async import RollbackOnlyError, current_scope, scope
 from scoped_async.aiohttp import scope_middleware

@@ -7,12 +7,12 @@ import grpc
 import grpc.aio
 import pytest
 from grpc import StatusCode
-from grpc_calls import KINDS, Service, outcome
 from protocol_database import Database
 from sqlalchemy import event, func, orm, select, text
 from sqlalchemy.exc import DBAPIError
 
 from entries import Entry, break_the_commit, write
+from grpc_calls import KINDS, Service, outcome
 from scoped_async import current_scope, scope
 from scoped_async.grpc import ScopeInterceptor
 from watch import until

@@ -15,11 +15,11 @@ import aiohttp
 import grpc.aio
 import pytest
 from aiohttp import web
-from aiohttp_site import Site
-from grpc_calls import KINDS, Service, outcome
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from aiohttp_site import Site
 from cancelling import cancellation, item
+from grpc_calls import KINDS, Service, outcome
 from scoped_async import AsyncScopedSession
 from scoped_async.aiohttp import scope_middleware
 from scoped_async.grpc import ScopeInterceptor
