@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -135,9 +136,11 @@ def _serve(module: str) -> None:
     config = uvicorn.Config(app, port=0, log_level="error", loop="asyncio", http="h11", lifespan="on")
     server = uvicorn.Server(config)
     config.load()
-    socket = config.bind_socket()
-    print(socket.getsockname()[1], flush=True)
-    server.run(sockets=[socket])
+    # asyncio turns Nagle's algorithm off for sockets that say that they are TCP, as uvicorn's own do.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ def create_task_group(
     """An anyio task group whose children each run in a new scope, opened inside the child's own task.
 
     ``limit``: how many children may be in their scope at once, ``None``: any number; those that wait hold no
-    scope, no session and no connection. Keep it below the size of the connection pool, by one more if the
-    parent holds a connection. The other options are those of `scope()`; a child's scope is named after its
+    scope, no session and no connection. Keep it no larger than the connection pool, one less if the parent
+    holds a connection. The other options are those of `scope()`; a child's scope is named after its
     function, its parent is the scope that was current when the child was started, and it is closed before
     the child's task ends. Raises `ValueError` and `TypeError` for options that do not fit.
 
