@@ -11,7 +11,7 @@ from ._callbacks import Outcome
 from ._checks import rollback_only_error, usable_unit
 from ._cleanup import Budget, OutOfTimeError, add_notes, one_error
 from ._frame import NEW, Options, Unit
-from ._held import SETTLING, Held, shown, wait_until_released
+from ._held import SETTLING, Held, abort_all, shown, task_name, wait_until_released
 from ._outcome import Conclusion, commit_all, conclude, is_veto, roll_back_all
 from ._scope import Scope
 from ._session import HeldSession
@@ -168,10 +168,9 @@ class RequestScope(Scope):
             try:
                 await budget.spend(wait_until_released(held), lambda: None)
             except OutOfTimeError:
-                name = "<none>" if task is None else repr(task.get_name())
                 raise ConcurrentUseError(
                     f"The answer of {self.name} has waited for another task for close_timeout={seconds} s, "
-                    f"so it was not begun, and nothing was committed: task {name} is in "
+                    f"so it was not begun, and nothing was committed: task {task_name(task)} is in "
                     f"{shown(held.operation)} on {held.label}. Await that task before the answer. Or it is "
                     "the body, run ahead of the answer's start by what wraps the answer "
                     "(BaseHTTPMiddleware): put the middleware of the scope inside of that; in Starlette, "
@@ -236,12 +235,8 @@ async def _give_back(unit: Unit, seconds: float | None, kept: Sequence[Held]) ->
 
 
 async def _roll_back(holdings: Sequence[Held], seconds: float | None) -> list[BaseException]:
-    def abort() -> None:
-        for held in holdings:
-            held.abort()
-
     try:
-        return await Budget(seconds).spend(roll_back_all(holdings), abort)
+        return await Budget(seconds).spend(roll_back_all(holdings), lambda: abort_all(holdings))
     except OutOfTimeError as error:
         late = ScopeCleanupError(
             f"The rollback took longer than close_timeout={seconds} s, so the connections were terminated."

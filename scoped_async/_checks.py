@@ -83,7 +83,7 @@ def refuse_in_savepoint(unit: Unit, what: str) -> None:
 
 def refuse_marked(unit: Unit, owner: Owner) -> None:
     """Raise `RollbackOnlyError` when the unit is marked."""
-    if unit.rollback_only or unit.failure is not None:
+    if unit.marked:
         raise rollback_only_error(owner, unit.failure)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ._callbacks import Outcome, run_callbacks
 from ._cleanup import Budget, OutOfTimeError, ends_the_task
 from ._frame import Owner, Unit
-from ._held import Held, shown, wait_until_released
+from ._held import Held, abort_all, shown, wait_until_released
 from ._outcome import commit_all, is_veto
 from .exceptions import ScopeCleanupError
 
@@ -58,15 +58,13 @@ class Ending:
             else:
                 await self._attempt(held, held.close())
 
-    def abort(self) -> None:
-        """Terminate every connection."""
-        for held in self.unit.values():
-            held.abort()
+    def _abort(self) -> None:
+        abort_all(self.unit.values())  # a callback may have added to them
 
     async def _wait_for(self, busy: Sequence[Held]) -> None:
         for held in busy:
             try:
-                await self.budget.spend(wait_until_released(held), self.abort)
+                await self.budget.spend(wait_until_released(held), self._abort)
             except OutOfTimeError:
                 self.failures.append(self._out_of_time(f"{shown(held.operation)} of another task"))
             if held.busy is not None:
@@ -101,7 +99,7 @@ class Ending:
             work.close()
             return
         try:
-            await self.budget.spend(work, self.abort)
+            await self.budget.spend(work, self._abort)
         except OutOfTimeError:
             held.abort()
             self.failures.append(self._out_of_time(f"closing {held.label}"))

@@ -6,6 +6,7 @@ from ._checks import foreign_message, rollback_only_error
 from ._cleanup import add_notes, mark_committed, one_of, run_to_completion
 from ._ending import Ending
 from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit, current
+from ._held import abort_all
 from ._running import current_task, running_loop
 from .exceptions import ForeignThreadError, ScopeError
 
@@ -18,7 +19,7 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     try:
         failures, cancellation = await _end(scope, unit, exc)
     except BaseException as error:  # the helper has not come to its end: the scope is left all the same
-        abort(unit)
+        abort_all(unit.values())
         failures, cancellation = [error], None
     if unit.committed:
         for raised in (exc, cancellation, *failures):
@@ -37,7 +38,7 @@ async def _end(
 ) -> tuple[list[BaseException], asyncio.CancelledError | None]:
     """Returns what failed, and the cancellation that arrived meanwhile."""
     if scope.loop is not running_loop():
-        abort(unit)
+        abort_all(unit.values())
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))], None
     idle = not unit.must_conclude
     for held in unit.values():
@@ -49,15 +50,9 @@ async def _end(
         return close_in_place(unit), None
     task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
     if task.cancelled():  # the loop is shutting down, and the work may not even have begun
-        abort(unit)
+        abort_all(unit.values())
         return [], cancellation or asyncio.CancelledError()
     return task.result(), cancellation
-
-
-def abort(unit: Unit) -> None:
-    """Terminate every connection."""
-    for held in unit.values():
-        held.abort()
 
 
 def close_in_place(unit: Unit) -> list[BaseException]:
@@ -117,7 +112,7 @@ class Exit(Frame):
 
     @property
     def marked(self) -> bool:
-        return self.unit.rollback_only or self.unit.failure is not None
+        return self.unit.marked
 
     def mark(self) -> None:
         self.unit.rollback_only = True

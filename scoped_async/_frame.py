@@ -55,6 +55,11 @@ class Unit(dict[object, Held]):
         return self.registered
 
     @property
+    def marked(self) -> bool:
+        """Whether the work can only be rolled back."""
+        return self.rollback_only or self.failure is not None
+
+    @property
     def has_callbacks(self) -> bool:
         """Whether there is one that has not run."""
         return bool(self.registered)

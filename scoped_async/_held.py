@@ -114,8 +114,8 @@ class Held(ABC):
         if self.busy is task:
             return False
         raise ConcurrentUseError(
-            f"{self.label} is in use: task {_task_name(self.busy)} is in {shown(self.operation)}, so task "
-            f"{_task_name(task)} cannot start {shown(operation)}. One operation at a time: await one after "
+            f"{self.label} is in use: task {task_name(self.busy)} is in {shown(self.operation)}, so task "
+            f"{task_name(task)} cannot start {shown(operation)}. One operation at a time: await one after "
             "the other, or give each task a scope of its own: `async with scope(): ...`."
         )
 
@@ -173,6 +173,12 @@ def give_up_all(claimed: Iterable[Held]) -> None:
         held.give_up()
 
 
+def abort_all(holdings: Iterable[Held]) -> None:
+    """Give back at once, without waiting for anybody, what would outlive the scope."""
+    for held in holdings:
+        held.abort()
+
+
 SETTLING = "the end of the work before an answer"
 """The operation that others wait for, in place of a `ConcurrentUseError`: they have not asked for it."""
 
@@ -196,5 +202,6 @@ def shown(operation: str) -> str:
     return f"{operation}()" if operation.isidentifier() else operation
 
 
-def _task_name(task: "asyncio.Task[Any] | None") -> str:
+def task_name(task: "asyncio.Task[Any] | None") -> str:
+    """A task as errors call it."""
     return "<none>" if task is None else repr(task.get_name())

@@ -222,7 +222,7 @@ class Scope(Owner):
 
     @property
     def marked(self) -> bool:
-        return self.unit.rollback_only or self.unit.failure is not None
+        return self.unit.marked
 
     def mark(self) -> None:
         self.unit.rollback_only = True
