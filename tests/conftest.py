@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
+from entries import Log, Sessions, scoped_session
 from postgres import PostgresServer, postgres_server
+from scoped_async import AsyncScopedSession
 from watch import Gate, Watched, pool_of_one, shut_gate
 
 # pytest-asyncio asks for the current loop before there is one, and before Python 3.14 that makes one which
@@ -54,6 +56,24 @@ async def engine(postgres_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_async_engine(postgres_url, pool_size=5, max_overflow=0, pool_timeout=5)
     yield engine
     await dispose(engine)
+
+
+@pytest.fixture(name="Session")
+async def session(engine: AsyncEngine) -> Sessions:
+    """The sessions of `engine`, with an empty table of entries."""
+    return await scoped_session(engine)
+
+
+@pytest.fixture(name="Other")
+async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
+    """A second session in each scope, on the same table."""
+    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
+
+
+@pytest.fixture(name="log")
+def an_empty_log() -> Log:
+    """Where the callbacks of a test write down that they ran."""
+    return Log()
 
 
 @pytest.fixture

@@ -3,33 +3,16 @@
 import asyncio
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
-from entries import Log, Sessions, scoped_session, stored, write
+from entries import Log, Sessions, stored, write
 from scoped_async import (
-    AsyncScopedSession,
     Scope,
     ScopeClosedError,
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 class TestLaw23HowTheyRun:

@@ -5,21 +5,11 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Log, Sessions, scoped_session, stored, write
+from entries import Log, Sessions, stored, write
 from scoped_async import (
     RollbackOnlyError,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 class TestLaw23InSavepoints:

@@ -5,31 +5,14 @@ import asyncio
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from entries import Entry, Log, Sessions, break_the_commit, die_at_commit, scoped_session, stored, write
 from scoped_async import (
-    AsyncScopedSession,
     RollbackOnlyError,
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 class TestLaw23RolledBack:

@@ -5,18 +5,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from entries import Log, Sessions, scoped_session, stored, write
+from entries import Log, Sessions, stored, write
 from scoped_async import AsyncScopedSession, current_scope, scope
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 async def by_its_transaction(Session: Sessions) -> None:

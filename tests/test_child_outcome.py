@@ -8,15 +8,10 @@ import anyio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Sessions, scoped_session, stored, write
+from entries import Sessions, stored, write
 from scoped_async import create_task_group, scope
 
 Child = Callable[[], Awaitable[None]]
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 # Each waits for a child in a way of its own, and goes on when the child has failed.

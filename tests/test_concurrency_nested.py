@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from entries import Entry, Log, Sessions, scoped_session, stored, write
+from entries import Entry, Log, Sessions, stored, write
 from scoped_async import AsyncScopedSession, ConcurrentUseError, ScopeClosedError, current_scope, scope
 from scoped_async.session import delegate
 
@@ -53,11 +53,6 @@ class ImportingScoped(AsyncScopedSession[ImportingSession]):
 
 
 Importing = ImportingScoped(async_sessionmaker(class_=ImportingSession, expire_on_commit=False))
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 class TestLaw14OneTaskMayNestOperations:

@@ -18,17 +18,6 @@ from scoped_async import (
 )
 
 
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
-
-
 class TestLaw26Nested:
     """A nested block's failure rolls back to its savepoints; its success releases them."""
 

@@ -5,28 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Entry, Sessions, fail_after, scoped_session, stored, write
+from entries import Entry, Sessions, fail_after, stored, write
 from scoped_async import (
-    AsyncScopedSession,
     ConcurrentUseError,
     ScopeError,
     create_task_group,
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
 
 
 class TestLaw26WhileABlockIsOpen:

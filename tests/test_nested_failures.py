@@ -5,28 +5,16 @@ import asyncio
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Entry, Sessions, scoped_session, stored, write
+from entries import Entry, Sessions, stored, write
 from scoped_async import (
-    AsyncScopedSession,
     ConcurrentUseError,
     RollbackOnlyError,
     ScopeError,
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
 
 
 class TestLaw26Failures:

@@ -30,11 +30,6 @@ def session(Other: Sessions, hooked: type[SyncSession], engine: AsyncEngine) -> 
     return AsyncScopedSession(async_sessionmaker(engine, sync_session_class=hooked, expire_on_commit=False))
 
 
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
-
-
 def checked_out(engine: AsyncEngine) -> int:
     assert isinstance(engine.pool, QueuePool)
     return engine.pool.checkedout()

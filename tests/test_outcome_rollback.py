@@ -5,18 +5,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from entries import Log, Sessions, break_the_commit, scoped_session, stored, write
+from entries import Log, Sessions, break_the_commit, stored, write
 from scoped_async import AsyncScopedSession, ScopedResource, scope
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 class FailsToRollBack(AsyncSession):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from entries import Sessions, scoped_session, stored, write
+from entries import Sessions, stored, write
 from scoped_async import (
     NoScopeError,
     Scope,
@@ -13,11 +13,6 @@ from scoped_async import (
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 class TestLaw24New:

@@ -6,22 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Log, Sessions, scoped_session, stored, write
+from entries import Log, Sessions, stored, write
 from scoped_async import NoScopeError, Scope, current_scope, scope
 
 Service = Callable[[str], Awaitable[Scope]]
 
 EITHER = pytest.mark.parametrize("commit", [True, False], ids=["committed", "rolled back"])
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
 
 
 @pytest.fixture(params=["join", "nested"])

@@ -3,10 +3,9 @@
 import asyncio
 from typing import Any
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from entries import Log, Sessions, scoped_session, stored, write
+from entries import Log, Sessions, stored, write
 from scoped_async import AsyncScopedSession, scope
 
 
@@ -24,11 +23,6 @@ class Lingering(AsyncSession):
         self.closing.set()
         await self.go_on.wait()
         await super().close()
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 class TestRegistryMeanwhile:

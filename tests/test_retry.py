@@ -21,11 +21,6 @@ from scoped_async import (
 )
 
 
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
 async def end_the_server_process(Session: Sessions, engine: AsyncEngine) -> None:
     """End the process that serves the session, from outside, and return when it is gone."""
     pid = await Session.scalar(text("SELECT pg_backend_pid()"))

@@ -6,23 +6,12 @@ import pytest
 import stamina
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Entry, Sessions, scoped_session, write
-from scoped_async import AsyncScopedSession, create_task_group, current_scope, is_retryable, scope
+from entries import Entry, Sessions, write
+from scoped_async import create_task_group, current_scope, is_retryable, scope
 
 Fault = Callable[[], Awaitable[None]]
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
-@pytest.fixture(name="Other")
-async def other_session(Session: Sessions, engine: AsyncEngine) -> Sessions:
-    """A second session in each scope, on the same table."""
-    return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False))
 
 
 @pytest.fixture(params=["40001", "40P01", "a lost connection"])

@@ -15,12 +15,6 @@ from scoped_async import (
     scope,
 )
 
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
-
-
 JOINING = pytest.mark.parametrize("word", ["join", "mandatory"])
 
 

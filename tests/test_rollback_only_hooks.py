@@ -27,11 +27,6 @@ def session(request: pytest.FixtureRequest, Other: Sessions, engine: AsyncEngine
     return AsyncScopedSession(async_sessionmaker(engine, sync_session_class=hooked, expire_on_commit=False))
 
 
-@pytest.fixture(name="log")
-def an_empty_log() -> Log:
-    return Log()
-
-
 class TestLaw25RollbackOnlySetByAHook:
     """The exit rolls back without an error, an explicit commit raises, and nothing is stored."""
 

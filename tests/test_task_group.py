@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import QueuePool
 
-from entries import Entry, Sessions, break_the_commit, scoped_session, stored, write
+from entries import Entry, Sessions, break_the_commit, stored, write
 from scoped_async import (
     ReadOnlyScopeError,
     Scope,
@@ -17,11 +17,6 @@ from scoped_async import (
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 def checked_out(engine: AsyncEngine) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
 
-from entries import Sessions, scoped_session, stored, write
+from entries import Sessions, stored, write
 from scoped_async import (
     AsyncScopedSession,
     Scope,
@@ -18,11 +18,6 @@ from scoped_async import (
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 def checked_out(engine: AsyncEngine) -> int:

@@ -11,18 +11,13 @@ import anyio.abc
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from entries import Sessions, scoped_session, stored, write
+from entries import Sessions, stored, write
 from scoped_async import (
     Scope,
     create_task_group,
     current_scope,
     scope,
 )
-
-
-@pytest.fixture(name="Session")
-async def session(engine: AsyncEngine) -> Sessions:
-    return await scoped_session(engine)
 
 
 class TestLaw16WhoeverKnowsAnyiosGroupKnowsOurs:
