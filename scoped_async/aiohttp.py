@@ -48,7 +48,7 @@ def scope_middleware(
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not websocket and request.headers.get("Upgrade", "").lower() == "websocket":
+        if not websocket and "Sec-WebSocket-Key" in request.headers:  # no handshake goes without it
             return await handler(request)
         # No more than two strings: a scope that has ended must not keep the request alive.
         naming = ("{} {}".format, request.method, request.path) if name is None else (name, request)

@@ -12,6 +12,7 @@ import grpc.aio
 from ._answer import RequestScope, new_request, request_options
 from ._frame import UNUSED
 from ._propagation import checked_options
+from ._upload import uploading
 from .exceptions import ScopeError
 from .session import is_retryable
 
@@ -33,8 +34,8 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
     work is committed, or rolled back when ``commit`` says no or ``rollback_only`` was set, and then the
     status is sent; ``close_timeout`` bounds that. Messages of a stream go out earlier and promise nothing.
     What cannot be serialized is not committed. ``context.abort()``, any other exception, a cancellation and
-    the deadline roll back. A generator that the server drops at a ``yield``, because the client has gone, is
-    closed by the event loop a moment later.
+    the deadline roll back; amid the client's messages too, where grpc would just end those. A generator that
+    the server drops at a ``yield``, because the client has gone, is closed by the event loop a moment later.
 
     A commit that fails ends the call with ``ABORTED`` when `is_retryable()` says that it may be tried again,
     else with ``INTERNAL``. What is raised, and logged by grpc, is a `ScopeError` with the failure as its
@@ -68,6 +69,10 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
             return None
         kind = f"{_COUNTS[handler.request_streaming]}_{_COUNTS[handler.response_streaming]}"
         method: Any = getattr(handler, kind)
+        generates = isasyncgenfunction(method)
+        if not (generates or iscoroutinefunction(method)):
+            return handler
+        method = uploading(method) if handler.request_streaming else method
         serialize: Any = None if handler.response_streaming else handler.response_serializer
 
         async def call(request: Any, context: Any) -> Any:
@@ -86,12 +91,7 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
                     yield message
                 await self._settle(scope, context)
 
-        if iscoroutinefunction(method):
-            scoped: Any = call
-        elif isasyncgenfunction(method):
-            scoped = generate
-        else:
-            return handler
+        scoped: Any = generate if generates else call
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(scoped, handler.request_deserializer, handler.response_serializer)  # type: ignore[no-any-return]
 

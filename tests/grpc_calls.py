@@ -127,9 +127,9 @@ class Service:
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
 
-                def call(method: str = METHOD, **options: Any) -> Any:
+                def call(method: str = METHOD, requests: Any = (b"do",), **options: Any) -> Any:
                     stub = getattr(channel, arity)(method)
-                    return stub(iter([b"do"]) if arity.startswith("stream") else b"do", **options)
+                    return stub(requests if arity.startswith("stream") else b"do", **options)
 
                 yield call
         finally:

@@ -11,7 +11,7 @@ import scoped_async
 PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
-    {"_proxy", "_running", "exceptions"},  # stand on nothing of ours
+    {"_proxy", "_running", "_upload", "exceptions"},  # stand on nothing of ours
     {"_cleanup"},
     {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
     {"_clone", "_frame", "_stand_in"},  # what is current
@@ -31,7 +31,7 @@ OTHERS = {
     "aiohttp": {"aiohttp"},
     "anyio": {"_cleanup", "tasks"},
     "faststream": {"faststream"},
-    "grpc": {"grpc"},
+    "grpc": {"_upload", "grpc"},
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {

@@ -92,6 +92,20 @@ class TestWebSocket:
             await site.left.wait()
         assert (database.out, await database.stored()) == (0, set())
 
+    @pytest.mark.parametrize("header", [{}, {"Connection": "upgrade"}])
+    async def test_a_request_that_only_looks_like_one(
+        self, database: Database, header: dict[str, str]
+    ) -> None:
+        """Some proxies ask for an upgrade each time; what aiohttp would not make a WebSocket has a scope."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            await write(database.Session, "a")
+            return web.Response(text="done")
+
+        headers = {"Upgrade": "WebSocket"} | header
+        assert await Site(handler).get(headers=headers) == (200, "done")
+        assert await database.stored() == {"a"}
+
     async def test_a_commit_that_fails_refuses_the_socket(self, database: Database) -> None:
         async def handler(request: web.Request) -> web.StreamResponse:
             await write(database.Session, "a")

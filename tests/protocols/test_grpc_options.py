@@ -17,14 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from entries import break_the_commit, write
 from grpc_calls import METHOD, Service, outcome, unary_unary
-from scoped_async import (
-    NoScopeError,
-    Scope,
-    ScopeClosedError,
-    ScopeError,
-    current_scope,
-    scope,
-)
+from scoped_async import NoScopeError, Scope, ScopeClosedError, ScopeError, current_scope, scope
 from scoped_async.grpc import ScopeInterceptor
 
 DONE = (StatusCode.OK, "done")
@@ -41,6 +34,13 @@ class TestRefused:
     def test_to_commit_what_is_readonly(self, commit: Any) -> None:
         with pytest.raises(ValueError, match="readonly"):
             ScopeInterceptor(commit=commit, readonly=True)
+
+    @pytest.mark.parametrize("option", ["commit", "name"])
+    @pytest.mark.parametrize("value", [Service("unary_unary", None).call, "OK"])
+    def test_what_cannot_be_asked(self, option: str, value: Any) -> None:
+        """An async function would say yes by the coroutine that it returns, and nobody awaits that."""
+        with pytest.raises(TypeError, match=f"{option} is .*function that is not async"):
+            ScopeInterceptor(**{option: value})
 
     def test_a_negative_time(self) -> None:
         with pytest.raises(ValueError, match="close_timeout"):
