@@ -34,7 +34,7 @@ class ScopeMiddleware(TaskiqMiddleware):
     task that is no coroutine function runs in a thread, and gets no scope.
 
     Raises `ValueError` for ``readonly`` with ``commit``, `TypeError` for an option that is none: here, or
-    where the task is declared.
+    where the task is declared. A second one on a broker is a `ValueError` too.
 
     .. versionadded:: 0.1
     """
@@ -54,6 +54,11 @@ class ScopeMiddleware(TaskiqMiddleware):
 
     def set_broker(self, broker: AsyncBroker) -> None:
         """Put the tasks of ``broker`` in scopes: those that it has, and those that are declared later."""
+        if any(isinstance(middleware, ScopeMiddleware) for middleware in broker.middlewares):
+            raise ValueError(
+                "This broker has a ScopeMiddleware already, and a job gets one scope. A job that needs other "
+                'options has them by its label: `@broker.task(scope={"readonly": True})`.'
+            )
         super().set_broker(broker)
         for task in broker.local_task_registry.values():
             self._put_in_scope(task)
@@ -66,8 +71,13 @@ class ScopeMiddleware(TaskiqMiddleware):
 
         broker.decorator_class = cast(type[Task], declare_in_scope)
 
+    def startup(self) -> None:
+        """Put the shared tasks in scopes, which were declared on no broker."""
+        for task in self.broker.get_all_tasks().values():
+            self._put_in_scope(task)
+
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Put a shared task in scopes, which its first job shows; it was declared on no broker."""
+        """Put a shared task in scopes that was declared since, which its first job shows."""
         if (task := self.broker.find_task(message.task_name)) is not None:
             self._put_in_scope(task)
         return message

@@ -1,10 +1,13 @@
 """The middleware for FastStream: what is published of a handler, and how it says how it ended."""
 
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
 
 import pytest
+from faststream import AckPolicy, BaseMiddleware, Depends, StreamMessage
 from faststream.exceptions import AckMessage, NackMessage
 from faststream.nats import NatsBroker, TestNatsBroker
+from faststream.redis import RedisBroker, StreamSub
 from job_ledger import Ledger
 from sqlalchemy.exc import IntegrityError
 
@@ -115,6 +118,78 @@ class TestHowItEnded:
         async with TestNatsBroker(broker):
             with pytest.raises(IntegrityError):
                 await broker.publish(1, "transfers")
+
+
+class TestWhatStandsAroundTheHandler:
+    """Dependencies belong to the unit of work, and so do the middlewares that stand after ours."""
+
+    async def test_dependencies(self, ledger: Ledger) -> None:
+        """What they write is committed with the handler, also after their ``yield``."""
+        broker = new_broker()
+
+        async def note() -> AsyncIterator[str]:
+            await write(ledger.session, "before")
+            yield current_scope().name
+            await write(ledger.session, "after")
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int, scope_of_dependency: Annotated[str, Depends(note)]) -> None:
+            assert scope_of_dependency == "transfer"
+            assert await ledger.effects() == set()
+
+        async with TestNatsBroker(broker):
+            await broker.publish(1, "transfers")
+        assert await ledger.effects() == {"before", "after"}
+
+    @pytest.mark.parametrize("ours_first", [True, False], ids=["after ours", "before ours"])
+    async def test_a_middleware_that_fails(self, ledger: Ledger, ours_first: bool) -> None:
+        """After ours it fails the unit of work; before ours it fails what is committed already."""
+
+        class Fail(BaseMiddleware):
+            async def consume_scope(
+                self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]
+            ) -> Any:
+                await call_next(msg)
+                raise LookupError("a mistake of the middleware")
+
+        middlewares: list[Any] = [ScopeMiddleware(), Fail]
+        broker = NatsBroker(middlewares=middlewares if ours_first else middlewares[::-1])
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> None:
+            await write(ledger.session, "effect")
+
+        async with TestNatsBroker(broker):
+            with pytest.raises(LookupError):
+                await broker.publish(1, "transfers")
+        assert await ledger.effects() == (set() if ours_first else {"effect"})
+
+    async def test_direct_call(self) -> None:
+        """It is a function as any other, in the scope of its caller."""
+        broker = new_broker()
+
+        @broker.subscriber("transfers")
+        async def transfer(amount: int) -> bool:
+            return current_scope(None) is caller
+
+        async with scope() as caller:
+            assert await transfer(1)
+
+
+class TestPolicyWhereNoneIsGiven:
+    """As the guide says: what has failed is given up, where anything is acknowledged at all."""
+
+    @pytest.mark.parametrize("options", [{}, {"stream": "ledger"}], ids=["core", "JetStream"])
+    def test_on_nats(self, options: dict[str, Any]) -> None:
+        subscriber = new_broker().subscriber("transfers", **options)
+        assert subscriber.ack_policy is AckPolicy.REJECT_ON_ERROR
+
+    def test_on_redis(self) -> None:
+        broker = RedisBroker()
+        stream = StreamSub("transfers", group="ledger", consumer="worker")
+        assert broker.subscriber(stream=stream).ack_policy is AckPolicy.REJECT_ON_ERROR
+        assert broker.subscriber(list="transfers").ack_policy is AckPolicy.MANUAL
+        assert broker.subscriber("transfers").ack_policy is AckPolicy.MANUAL
 
 
 class TestOptions:

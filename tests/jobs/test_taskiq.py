@@ -1,38 +1,15 @@
-"""The middleware for taskiq: what a task says of its scope, direct calls, shared tasks, failed commits."""
+"""The middleware for taskiq: what a task says of its scope, which tasks have one, and direct calls."""
 
-import asyncio
 from typing import Annotated, Any
 
 import pytest
+from in_memory import broker_with, result_of
 from job_ledger import Ledger
-from sqlalchemy.exc import IntegrityError
-from taskiq import (
-    Context,
-    InMemoryBroker,
-    SimpleRetryMiddleware,
-    TaskiqDepends,
-    TaskiqMessage,
-    TaskiqMiddleware,
-    TaskiqResult,
-    async_shared_broker,
-)
+from taskiq import AsyncBroker, Context, InMemoryBroker, TaskiqDepends, async_shared_broker
 
-from entries import Entry, break_the_commit, write
-from scoped_async import NoScopeError, ReadOnlyScopeError, Scope, current_scope, scope
+from entries import Entry, write
+from scoped_async import ReadOnlyScopeError, Scope, current_scope, scope
 from scoped_async.taskiq import ScopeMiddleware
-
-
-def broker_with(*middlewares: TaskiqMiddleware) -> InMemoryBroker:
-    """A broker that has done the job when the sender goes on."""
-    broker = InMemoryBroker(await_inplace=True)
-    broker.add_middlewares(*middlewares)
-    return broker
-
-
-async def result_of(task: Any, *arguments: object) -> TaskiqResult[Any]:
-    sent = await task.kiq(*arguments)
-    result: TaskiqResult[Any] = await sent.wait_result(timeout=30)
-    return result
 
 
 class TestOptionsOfAJob:
@@ -99,6 +76,18 @@ class TestOptionsOfAJob:
 
         assert (await result_of(report)).return_value == "nightly"
 
+    async def test_of_a_message(self, ledger: Ledger) -> None:
+        """What a sender adds changes nothing: the label of the declaration counts."""
+        broker = broker_with(ScopeMiddleware())
+
+        @broker.task
+        async def transfer() -> None:
+            await write(ledger.session, "effect")
+
+        sent = await transfer.kicker().with_labels(scope=False).kiq()
+        assert not (await sent.wait_result(timeout=30)).is_err
+        assert await ledger.effects() == {"effect"}
+
     async def test_that_do_not_fit(self) -> None:
         """They are refused where they are written, not when the job runs."""
         broker = broker_with(ScopeMiddleware())
@@ -133,6 +122,24 @@ class TestOptionsOfAJob:
         early.task("job", scope=label)(job)
         with pytest.raises(TypeError, match=said):
             early.add_middlewares(ScopeMiddleware())
+
+    async def test_of_two_middlewares(self) -> None:
+        """One would have to be ignored, and a job commit what the other says it must not."""
+        broker = broker_with(ScopeMiddleware())
+        with pytest.raises(ValueError, match="has a ScopeMiddleware already"):
+            broker.add_middlewares(ScopeMiddleware(readonly=True))
+
+    async def test_a_label_that_is_none_on_a_shared_task(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The worker that has it does not start: its jobs could only come again and again."""
+        monkeypatch.setattr(AsyncBroker, "global_task_registry", {})
+        broker = broker_with(ScopeMiddleware())
+
+        async def job() -> None:
+            """Never run."""
+
+        async_shared_broker.task("job", scope="readonly")(job)
+        with pytest.raises(TypeError, match="The label scope of job is"):
+            await broker.startup()
 
 
 class TestWhichTasks:
@@ -228,65 +235,3 @@ class TestDirectCall:
             sent = await transfer.kiq()
         assert (await sent.wait_result(check_interval=0.02, timeout=30)).return_value is True
         assert await ledger.effects() == {"effect"}
-
-
-class TestFailedCommit:
-    """It is what the job fails with."""
-
-    async def test_seen_by_everybody(self, ledger: Ledger) -> None:
-        """The result holds the error itself, and the retry middleware runs the job again."""
-        broker = broker_with(SimpleRetryMiddleware(), ScopeMiddleware())
-        attempts = iter(range(10))
-
-        @broker.task(retry_on_error=True, max_retries=3)
-        async def transfer() -> str:
-            await write(ledger.session, "effect")
-            if next(attempts) == 0:
-                await break_the_commit(ledger.session)
-            return "done"
-
-        seen: list[BaseException] = []
-
-        class Watch(TaskiqMiddleware):
-            async def on_error(
-                self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
-            ) -> None:
-                assert result.error is exception
-                seen.append(exception)
-
-        broker.add_middlewares(Watch())
-        assert (await result_of(transfer)).return_value == "done"
-        assert [type(error) for error in seen] == [IntegrityError]
-        assert next(attempts) == 2
-        assert await ledger.effects() == {"effect"}
-
-
-class TestSendAfterTheCommit:
-    """``current_scope().after_commit(task.kiq, ...)`` in a request."""
-
-    @pytest.mark.parametrize("commit", [True, False])
-    async def test_sent_with_the_commit_only(self, ledger: Ledger, commit: bool) -> None:
-        broker = broker_with(ScopeMiddleware())
-        seen: list[set[str]] = []
-
-        @broker.task
-        async def follow_up(text: str) -> None:
-            seen.append(await ledger.effects())
-
-        async with scope(commit=commit):
-            await write(ledger.session, "order")
-            current_scope().after_commit(follow_up.kiq, "order")
-        assert seen == ([{"order"}] if commit else [])
-
-
-async def test_no_scope_is_left_behind() -> None:
-    """The scope ends with the job, also for whoever sends it from the same task."""
-    broker = broker_with(ScopeMiddleware())
-
-    @broker.task
-    async def transfer() -> None:
-        await asyncio.sleep(0)
-
-    await result_of(transfer)
-    with pytest.raises(NoScopeError):
-        current_scope()

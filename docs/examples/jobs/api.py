@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from ledger import Outbox, Session, broker, engine, transfer
+from ledger import BY_REDIS, Outbox, Session, broker, engine, transfer, wake
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -59,6 +59,8 @@ async def relay() -> None:
         try:
             if await send_some() == RELAY_AT_ONCE:
                 continue
+            if BY_REDIS:
+                await wake.kiq()
         except Exception:
             logging.exception("the relay tries again")
         with suppress(TimeoutError):

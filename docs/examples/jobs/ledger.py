@@ -11,6 +11,8 @@ from taskiq import AsyncBroker, SimpleRetryMiddleware
 from scoped_async import AsyncScopedSession
 from scoped_async.taskiq import ScopeMiddleware
 
+BROKER_URL = os.environ["LEDGER_BROKER"]
+BY_REDIS = BROKER_URL.startswith("redis")
 PROCESS = f"ledger-{os.getpid()}"
 """What PostgreSQL knows this process by."""
 ACK_WAIT = 5
@@ -70,18 +72,24 @@ class Outbox(Base):
     amount: Mapped[int]
 
 
-def create_broker(url: str) -> AsyncBroker:
+def create_broker() -> AsyncBroker:
     """A durable queue that delivers until it is told that a job is done."""
-    if url.startswith("redis"):
+    if BY_REDIS:
         from taskiq_redis import RedisStreamBroker
 
-        by_redis: AsyncBroker = RedisStreamBroker(url, idle_timeout=ACK_WAIT * 1000)
+        by_redis: AsyncBroker = RedisStreamBroker(
+            BROKER_URL,
+            queue_name="ledger",
+            consumer_id="0",  # also what was sent before the first worker came
+            idle_timeout=ACK_WAIT * 1000,
+            xread_count=JOBS_AT_ONCE,
+        )
         return by_redis
     from nats.js.api import ConsumerConfig
     from taskiq_nats import PullBasedJetStreamBroker
 
     return PullBasedJetStreamBroker(
-        url,
+        BROKER_URL,
         subject="ledger",
         stream_name="ledger",
         durable="ledger",
@@ -93,7 +101,7 @@ def create_broker(url: str) -> AsyncBroker:
     )
 
 
-broker = create_broker(os.environ["LEDGER_BROKER"])
+broker = create_broker()
 # taskiq acknowledges a job that has failed too, so whatever is to be tried again is sent again.
 broker.add_middlewares(
     SimpleRetryMiddleware(default_retry_count=10, default_retry_label=True), ScopeMiddleware()
@@ -116,3 +124,8 @@ async def transfer(job: str, payer: int, payee: int, amount: int) -> None:
         return
     accounts[payer].balance -= amount
     accounts[payee].balance += amount
+
+
+@broker.task("wake", scope=False)
+async def wake() -> None:
+    """Sent now and then: taskiq-redis looks for what a dead worker had in hand when something new arrives."""

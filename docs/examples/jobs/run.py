@@ -190,7 +190,14 @@ async def under_fire(
 async def settle(broker_url: str) -> int | None:
     """Wait until the queue is empty; return how many deliveries there were, where it counts them."""
     if broker_url.startswith("redis"):
-        return None
+        from redis.asyncio import Redis
+
+        async with Redis.from_url(broker_url) as redis:
+            while True:
+                (workers,) = await redis.xinfo_groups("ledger")
+                if not workers["pending"] and not workers["lag"]:
+                    return None
+                await asyncio.sleep(0.2)
     import nats
 
     client = await nats.connect(broker_url)
@@ -285,7 +292,7 @@ def main() -> int:
     parser.add_argument("--database", help="a PostgreSQL of yours; its tables jobs_* are replaced")
     queue = parser.add_mutually_exclusive_group()
     queue.add_argument("--nats", help="a NATS of yours, with JetStream and without a stream `ledger`")
-    queue.add_argument("--redis", help="a Redis of yours; needs taskiq-redis")
+    queue.add_argument("--redis", help="a Redis of yours, without a stream `ledger`; needs taskiq-redis")
     options = parser.parse_args()
 
     import tempfile
