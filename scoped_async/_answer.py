@@ -1,6 +1,5 @@
 """Commit, then answer: the outcome of a request's scope is known before its client hears of success."""
 
-from asyncio import current_task
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
@@ -13,6 +12,7 @@ from ._cleanup import Budget, OutOfTimeError, add_notes, one_error
 from ._frame import NEW, Options, Unit
 from ._held import SETTLING, Held, abort_all, shown, task_name, wait_until_released
 from ._outcome import Conclusion, commit_all, conclude, is_veto, roll_back_all
+from ._running import current_task
 from ._scope import Scope
 from ._session import HeldSession
 from .exceptions import ConcurrentUseError, ScopeCleanupError, ScopeError
@@ -93,8 +93,11 @@ class RequestScope(Scope):
 
     async def _settle(self, commit: bool, success: bool, ends: bool) -> None:
         unit, seconds = usable_unit(self, "The answer"), self.options.close_timeout
-        holdings = list(unit.values())
-        await self._wait_for_others(holdings, seconds)
+        holdings, this = list(unit.values()), current_task()
+        for held in holdings:
+            if held.busy is not None and held.busy is not this:
+                await self._wait_for_others(holdings, seconds)
+                break
         if unit.blocks and not commit:
             unit.rollback_only = True  # rolling back is the block's end to do, and commit is now out of reach
             return
@@ -111,7 +114,9 @@ class RequestScope(Scope):
             outcome = Outcome.ROLLED_BACK
             error: BaseException | None = None
             if success and not ends and unit.failure is None:
-                kept.extend(held for held in holdings if isinstance(held, HeldSession) and held.is_streaming)
+                for held in holdings:
+                    if isinstance(held, HeldSession) and held.streams and held.is_streaming:
+                        kept.append(held)
             if commit and unit.failure is not None:
                 error = rollback_only_error(self, unit.failure)
             elif commit:
@@ -124,7 +129,8 @@ class RequestScope(Scope):
                     self.commits, error = False, None
                 else:
                     kept.clear()
-            failures = await _roll_back([held for held in holdings if held not in kept], seconds)
+            lost = [held for held in holdings if held not in kept] if kept else holdings
+            failures = await _roll_back(lost, seconds)
             unit.rollback_only, unit.failure = unit.rollback_only and bool(kept), None
             if error is None:
                 return outcome, one_error(failures, "The rollback failed")

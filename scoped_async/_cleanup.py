@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ._running import current_task
+from ._running import current_task, new_task
 
 T = TypeVar("T")
 
@@ -20,30 +20,36 @@ async def run_to_completion(
     Returns the task, which is done, and the last cancellation that arrived meanwhile, if any: it is the
     caller's to raise.
     """
-    task = asyncio.create_task(work)
-    cancellation = await _wait(task)
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def tell(_: object = None) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    async def work_and_tell() -> T:
+        result = await work
+        tell()  # a turn of the loop before the task does
+        return result
+
+    task = new_task(work_and_tell())
+    task.add_done_callback(tell)
+    cancellation = None
+    try:
+        await end
+    except asyncio.CancelledError as error:
+        cancellation = error
     if cancellation is not None:
         # Without the shield, a cancelled anyio scope cancels this wait again at every turn of the loop.
         with anyio.CancelScope(shield=True):
             while not task.done():
-                cancellation = await _wait(task) or cancellation
+                end = loop.create_future()
+                try:
+                    await end
+                except asyncio.CancelledError as error:
+                    cancellation = error
+    work.close()  # of a task that was cancelled before it began
     return task, cancellation
-
-
-async def _wait(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
-    """Return when ``task`` is done, or the cancellation that arrived before: as `asyncio.wait`, for less."""
-    waiter = asyncio.get_running_loop().create_future()
-
-    def wake(_: object) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    task.add_done_callback(wake)
-    try:
-        await waiter
-    except asyncio.CancelledError as error:
-        return error
-    return None
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

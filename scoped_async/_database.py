@@ -1,8 +1,9 @@
 """What is asked of a database through SQLAlchemy: connections, their state, and what an error means."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -23,6 +24,7 @@ WROTE_OR_LOCKED = (
     "OR locktype = 'relation' AND mode <> 'AccessShareLock'))"
 )
 _CONNECTION_LOST = ("08", "57P01", "57P02", "40003")
+_first: "Callable[[tuple[Any, ...]], Connection]" = itemgetter(0)
 _failed: "WeakSet[Connection]" = WeakSet()
 """Connections on which a statement failed since their last commit."""
 
@@ -47,7 +49,7 @@ def connections_of(session: Session) -> list[Connection]:
         return []
     # There is no public list of them before SQLAlchemy 2.1. Each stands there twice, under its engine too.
     entries = transaction._connections.values()  # pyright: ignore[reportPrivateUsage]
-    return list({entry[0]: None for entry in entries})
+    return list(dict.fromkeys(map(_first, entries)))
 
 
 def terminate(connections: Iterable[Connection]) -> None:
@@ -69,16 +71,17 @@ def terminate_busy(connections: Iterable[Connection]) -> bool:
     the BEGIN of a first statement is under way. sqlite's driver puts the rollback in a queue behind the
     statement.
     """
-    busy = [
-        connection
-        for connection in connections
-        if connection.dialect.name != "sqlite" and not (connection.closed or connection.invalidated)
+    found = False
+    for connection in connections:
+        checked_out = connection._dbapi_connection  # pyright: ignore[reportPrivateUsage]
+        if checked_out is None or connection.dialect.name == "sqlite":  # closed or invalidated
+            continue
         # The lock that SQLAlchemy's asyncio drivers hold during a statement; others have none.
-        if (lock := getattr(connection.connection.dbapi_connection, "_execute_mutex", None)) and lock.locked()
-    ]
-    for connection in busy:
-        connection.invalidate()
-    return bool(busy)
+        lock = getattr(checked_out.dbapi_connection, "_execute_mutex", None)
+        if lock is not None and lock.locked():
+            connection.invalidate()
+            found = True
+    return found
 
 
 def find_spoiled(session: Session) -> DBAPIError | None:

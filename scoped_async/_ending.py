@@ -38,11 +38,12 @@ class Ending:
                 if not is_veto(unit, error):
                     self.failures.append(error)
                 await self._roll_back(self._in_transaction())
-        elif (lost := self._in_transaction()) or rolled_back or late:
-            outcome = Outcome.ROLLED_BACK
-            if not unit.has_callbacks:  # then the close comes next, which may do it
-                lost = [held for held in lost if not held.rolls_back_at_close]
-            await self._roll_back(lost)
+        else:
+            # Without callbacks the close comes next, which may roll back as well.
+            lost = self._in_transaction(but_for_the_close=not unit.has_callbacks)
+            if lost or rolled_back or late:
+                outcome = Outcome.ROLLED_BACK
+                await self._roll_back(lost)
         unit.concluded = True
         if unit.has_callbacks:
             await self._call_back(outcome)
@@ -76,9 +77,13 @@ class Ending:
         assert held.released is not None
         held.released.add_done_callback(lambda _: held.abort())
 
-    def _in_transaction(self) -> list[Held]:
-        """What is in a transaction, newest first."""
-        return [held for held in reversed(list(self.unit.values())) if held.in_transaction]
+    def _in_transaction(self, *, but_for_the_close: bool = False) -> list[Held]:
+        """What is in a transaction, newest first; ``but_for_the_close``: that a close would not end."""
+        lost: list[Held] = []
+        for held in reversed(self.unit.values()):
+            if not (but_for_the_close and held.rolls_back_at_close) and held.in_transaction:
+                lost.append(held)
+        return lost
 
     async def _roll_back(self, lost: Sequence[Held]) -> None:
         for held in lost:

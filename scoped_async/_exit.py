@@ -17,7 +17,14 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
         raise ScopeError(f"{scope!r} cannot be left: it was not entered, or it is left already.")
     unit, scope.unit = scope.unit.take(), CLOSING
     try:
-        failures, cancellation = await _end(scope, unit, exc)
+        failures, cancellation = end_in_place(scope, unit), None
+        if failures is None:
+            task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
+            if task.cancelled():  # the loop is shutting down, and the work may not even have begun
+                abort_all(unit.values())
+                failures, cancellation = [], cancellation or asyncio.CancelledError()
+            else:
+                failures = task.result()
     except BaseException as error:  # the helper has not come to its end: the scope is left all the same
         abort_all(unit.values())
         failures, cancellation = [error], None
@@ -33,26 +40,18 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     return cancellation
 
 
-async def _end(
-    scope: Owner, unit: Unit, exc: BaseException | None
-) -> tuple[list[BaseException], asyncio.CancelledError | None]:
-    """Returns what failed, and the cancellation that arrived meanwhile."""
+def end_in_place(scope: Owner, unit: Unit) -> list[BaseException] | None:
+    """End what needs no I/O, and return what failed; ``None``, with nothing done, where more is needed."""
     if scope.loop is not running_loop():
         abort_all(unit.values())
-        return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))], None
+        return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))]
     idle = not unit.must_conclude
     for held in unit.values():
         # The helper of an ending in the body may have been cancelled before it could take over.
         if held.busy is not None and held.busy is current_task():
             held.give_up()
         idle = idle and held.is_idle
-    if idle:
-        return close_in_place(unit), None
-    task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
-    if task.cancelled():  # the loop is shutting down, and the work may not even have begun
-        abort_all(unit.values())
-        return [], cancellation or asyncio.CancelledError()
-    return task.result(), cancellation
+    return close_in_place(unit) if idle else None
 
 
 def close_in_place(unit: Unit) -> list[BaseException]:

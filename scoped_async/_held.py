@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from ._running import current_task
@@ -66,7 +66,7 @@ class Held(ABC):
         """Commit; when that fails roll back, and raise."""
 
     @abstractmethod
-    async def roll_back(self) -> None:
+    def roll_back(self) -> Coroutine[Any, Any, None]:
         """Roll back."""
 
     async def lose(self) -> None:
@@ -74,7 +74,7 @@ class Held(ABC):
         await self.roll_back()
 
     @abstractmethod
-    async def close(self) -> None:
+    def close(self) -> Coroutine[Any, Any, None]:
         """Close, with whatever is still in a transaction rolled back."""
 
     @abstractmethod

@@ -124,7 +124,8 @@ async def conclude(
     anything is done.
     """
     for held in holdings:
-        await let_settle(held)
+        if held.busy is not None:
+            await let_settle(held)
     claimed = claim_all(holdings, operation)
     await to_its_end(_conclude(unit, claimed, work, kept))
 
@@ -144,7 +145,9 @@ async def _conclude(
         unit.committed = True
         if any(held.in_transaction and held not in kept for held in unit.values()):
             outcome = None  # another session's work, or what this one went on with, is still open
-    failures = await run_callbacks(unit.callbacks.settle(outcome)) if outcome is not None else []
+    failures: list[BaseException] = []
+    if outcome is not None and unit.registered is not None:
+        failures = await run_callbacks(unit.registered.settle(outcome))
     if error is not None:
         add_notes(error, failures)
     else:

@@ -49,7 +49,8 @@ def checked_options(
         raise ValueError(
             "scope(readonly=True, commit=True): a readonly scope has nothing to commit. Drop one."
         )
-    if close_timeout is not None and not close_timeout >= 0:
+    is_number = isinstance(close_timeout, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]  # or "5"
+    if close_timeout is not None and not (is_number and close_timeout >= 0):
         raise ValueError(f"close_timeout is in seconds, or None for no bound, not {close_timeout!r}.")
     return Options(commit, readonly, name, close_timeout)
 

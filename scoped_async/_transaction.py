@@ -1,7 +1,7 @@
 """How the transaction of a session ends: committed, rolled back, given back, or cut off."""
 
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, event
@@ -85,15 +85,16 @@ class HeldTransaction(Held):
 
     @property
     def in_transaction(self) -> bool:
-        return not self.forgotten and self.object.sync_session.in_transaction()
+        # As in_transaction(), for less: each end of a scope asks several times.
+        return not self.forgotten and self.object.sync_session._transaction is not None  # pyright: ignore[reportPrivateUsage]
 
     @property
     def is_idle(self) -> bool:
         session = self.object
         return (
             self.busy is None
-            and not session.sync_session.in_transaction()
-            and type(session).close is AsyncSession.close
+            and session.sync_session._transaction is None  # pyright: ignore[reportPrivateUsage]
+            and type(session).close is _close
         )
 
     def is_spent(self) -> bool:
@@ -171,20 +172,20 @@ class HeldTransaction(Held):
             self.ending = False
             self.begin_anew()
 
-    async def roll_back(self) -> None:
-        await self.cutting_off(self.object.rollback)
+    def roll_back(self) -> Coroutine[Any, Any, None]:
+        return self.cutting_off(self.object.rollback)
 
     async def lose(self) -> None:
         # As close() does: what was loaded stays loaded, where rollback() would expire it.
         await self.cutting_off(self.give_back)
         self.object.expunge_all()
 
-    async def end_by(self, name: str) -> None:
+    def end_by(self, name: str) -> Coroutine[Any, Any, None]:
         """End the transaction by one of the session's own methods."""
-        await self.cutting_off(getattr(self.object, name))
+        return self.cutting_off(getattr(self.object, name))
 
-    async def close(self) -> None:
-        await self.cutting_off(self.object.close)
+    def close(self) -> Coroutine[Any, Any, None]:
+        return self.cutting_off(self.object.close)
 
     async def cutting_off(self, end: Callable[[], Awaitable[None]]) -> None:
         """Await ``end``, and hand no connection back on which another task still runs something.

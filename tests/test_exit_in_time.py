@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -190,8 +191,8 @@ class TestLaw12TheExitIsBounded:
 
         run(unit)
 
-    @pytest.mark.parametrize("seconds", [-1, math.nan])
-    def test_what_is_no_bound_is_refused(self, seconds: float) -> None:
+    @pytest.mark.parametrize("seconds", [-1, math.nan, "5", timedelta(seconds=5)])
+    def test_what_is_no_bound_is_refused(self, seconds: Any) -> None:
         with pytest.raises(ValueError, match="close_timeout is in seconds"):
             scope(close_timeout=seconds)
 
