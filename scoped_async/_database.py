@@ -102,6 +102,8 @@ def find_spoiled(session: Session) -> DBAPIError | None:
 
 def has_failed(session: Session) -> bool:
     """Whether a statement failed on one of the session's connections."""
+    if not _failed:
+        return False
     return any(connection in _failed for connection in connections_of(session))
 
 

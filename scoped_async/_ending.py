@@ -51,6 +51,8 @@ class Ending:
     async def close(self) -> None:
         """Close everything, newest first."""
         for held in reversed(list(self.unit.values())):
+            if held.is_spent():
+                continue
             if held.is_idle:
                 try:
                     held.close_in_place()
