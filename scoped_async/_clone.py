@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from ._cleanup import to_its_end
-from ._database import sqlstate
+from ._database_errors import sqlstate
 from .exceptions import ScopeError
 
 _IN_USE, _NOT_THERE = "55006", "3D000"

@@ -1,15 +1,14 @@
-"""The scope: what it offers while it is open, and how it is entered and left."""
+"""The scope: what is known of it, and how it is entered and left."""
 
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Token
 from types import CodeType, TracebackType
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
-from ._callbacks import Callback, Outcome
-from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
-from ._cleanup import mark_committed, one_error
+from ._checks import usable_unit
+from ._cleanup import mark_committed
 from ._decorate import decorate
 from ._exit import end
 from ._frame import (
@@ -20,26 +19,24 @@ from ._frame import (
     UNUSED,
     Frame,
     Options,
-    Owner,
     Unit,
     current,
     leave,
     nearest_open,
 )
-from ._outcome import Conclusion, commit_each, conclude, release_all, roll_back_all
 from ._running import running_loop
+from ._work import Work
 from .exceptions import ScopeError
 
 D = TypeVar("D")
 P = ParamSpec("P")
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _MISSING = Token.MISSING
 _get_current, _set_current, _reset_current = current.get, current.set, current.reset
 
 
-class Scope(Owner):
+class Scope(Work):
     """A unit of work: the sessions that are touched while it is current live in it and end with it.
 
     Made by `scope()`, entered once by ``async with``. A scope compares and hashes as itself.
@@ -96,98 +93,6 @@ class Scope(Owner):
     def __repr__(self) -> str:
         states = {id(NEW): "new", id(CLOSING): "closing", id(CLOSED): "closed"}
         return f"<Scope {self.name} opened at {self.opened_at}, {states.get(id(self.unit), 'open')}>"
-
-    async def commit(self) -> None:
-        """Commit every session of the scope in the order of first use, then run the callbacks.
-
-        When one fails, those after it are rolled back. Raises what the commit raised; `RollbackOnlyError`
-        when the scope is marked; `ScopeError` while a joined or nested block is open;
-        `ConcurrentUseError` while another task's operation is in flight; `ScopeClosedError`;
-        `ForeignThreadError`.
-        """
-        unit = self._usable("scope.commit()")
-        refuse_in_block(unit, "scope.commit()")
-        refuse_marked(unit, self)
-        holdings = list(unit.values())
-        await conclude(unit, holdings, "commit", lambda: commit_each(unit, holdings))
-
-    async def rollback(self) -> None:
-        """Roll back every session of the scope, newest first, clear the mark, and run the callbacks.
-
-        Raises what a rollback raised; `ScopeError` while a joined or nested block is open;
-        `ConcurrentUseError` while another task's operation is in flight; `ScopeClosedError`;
-        `ForeignThreadError`.
-        """
-        unit = self._usable("scope.rollback()")
-        refuse_in_block(unit, "scope.rollback()")
-        holdings = list(unit.values())
-
-        async def work() -> Conclusion:
-            failures = await roll_back_all(holdings)
-            unit.rollback_only, unit.failure = False, None
-            return Outcome.ROLLED_BACK, one_error(failures, "The rollback failed")
-
-        await conclude(unit, holdings, "rollback", work)
-
-    async def release(self) -> None:
-        """Give the scope's connections back to the pool while the scope stays open.
-
-        For a slow call in the middle of a unit of work. Loaded objects stay attached and loaded, no callback
-        runs, and the next use takes a connection again, in a new transaction. Raises `ScopeError`, and
-        changes nothing, when something would be lost or is going on: pending changes, anything written or
-        locked in the transaction, an open nested block, ``begin()`` or stream, an operation in flight.
-        """
-        unit = self._usable("scope.release()")
-        refuse_in_savepoint(unit, "scope.release()")
-        holdings = list(unit.values())
-        await conclude(unit, holdings, "release", lambda: release_all(holdings))
-
-    def after_commit(self, fn: Callable[[*Ts], Awaitable[object] | object], *args: *Ts) -> None:
-        """Run ``fn(*args)`` once the work since the last outcome is committed; an async ``fn`` is awaited.
-
-        Callbacks run once, in order, in the scope, when its connections are free; registered inside a
-        savepoint they follow its fate. What they raise is raised when all have run. Raises
-        `ScopeClosedError`, `ForeignThreadError`.
-        """
-        self._add(Callback(Outcome.COMMITTED, fn, args))
-
-    def after_rollback(self, fn: Callable[[*Ts], Awaitable[object] | object], *args: *Ts) -> None:
-        """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`.
-
-        Raises what that raises.
-        """
-        self._add(Callback(Outcome.ROLLED_BACK, fn, args))
-
-    def _add(self, callback: Callback) -> None:
-        unit = self._usable(f"after_{'commit' if callback.outcome is Outcome.COMMITTED else 'rollback'}()")
-        if not callable(callback.function):
-            raise TypeError(
-                f"A callback is a function, followed by its arguments, and not {callback.function!r}: write "
-                "`after_commit(send, message)`."
-            )
-        unit.callbacks.add(callback)
-        for held in unit.values():
-            held.watch()
-
-    @property
-    def rollback_only(self) -> bool:
-        """Whether the work can only be rolled back; may be set to ``True``, and `rollback` clears it.
-
-        Set by hand, the exit (in a nested block: the block's end) rolls back without an error, and an
-        explicit commit raises `RollbackOnlyError`. Inside a joined block it is that block's failure.
-        Raises `ScopeError` when set to ``False``, `ScopeClosedError`, `ForeignThreadError`.
-        """
-        return self.here().marked
-
-    @rollback_only.setter
-    def rollback_only(self, value: bool) -> None:
-        if not value:
-            raise ScopeError("rollback_only can be set to True only: `await scope.rollback()` clears it.")
-        self._usable("rollback_only")
-        self.here().mark()
-
-    def _usable(self, what: str) -> Unit:
-        return usable_unit(self.here(), what)
 
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorate a coroutine function: each call runs in a fresh scope. Else `TypeError`."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import SessionTransaction
 
+from ._commit import Committable
 from ._database import (
     connections_of,
     has_been_read,
@@ -14,10 +15,9 @@ from ._database import (
     wrote_or_locked,
 )
 from ._held import Savepoint
-from ._transaction import HeldTransaction
 
 
-class HeldSession(HeldTransaction):
+class HeldSession(Committable):
     """An `AsyncSession` in one scope."""
 
     async def savepoint(self) -> Savepoint | None:

@@ -4,7 +4,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ._database import IN_FAILED_TRANSACTION, WROTE_OR_LOCKED, connections_of, sqlstate
+from ._database import WROTE_OR_LOCKED, connections_of
+from ._database_errors import IN_FAILED_TRANSACTION, sqlstate
 
 OURS = "/* scoped_async */ "
 """Begins what would not be sent without isolate()."""

@@ -1,4 +1,4 @@
-"""How the transaction of a session ends: committed, rolled back, given back, or cut off."""
+"""How the transaction of a session ends but by a commit: rolled back, given back, closed, or cut off."""
 
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -10,25 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
-from ._callbacks import Outcome
-from ._checks import refuse_marked, usable_unit
-from ._cleanup import add_note, first_of
-from ._database import (
-    connections_of,
-    find_spoiled,
-    forgive,
-    has_changes,
-    has_failed,
-    is_committed,
-    is_unknown,
-    set_read_only,
-    terminate,
-    terminate_busy,
-    was_answered,
-)
+from ._database import connections_of, has_changes, set_read_only, terminate, terminate_busy
 from ._frame import Owner
 from ._held import Held
-from .exceptions import ReadOnlyScopeError, RollbackOnlyError, ScopeCleanupError, ScopeClosedError
+from .exceptions import ReadOnlyScopeError, ScopeCleanupError, ScopeClosedError
 
 _CLOSE_IS_RESET = _SessionCloseState.CLOSE_IS_RESET
 _close, _close_sync = AsyncSession.close, Session.close
@@ -52,9 +37,6 @@ class HeldTransaction(Held):
     """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
     leaving: "Sequence[Connection]" = ()
     """Connections that are being given back, of which their session knows nothing any more meanwhile."""
-    unknown = False
-    sent = False
-    """Whether the last commit came as far as the COMMIT."""
     streams: "Sequence[tuple[weakref.ref[object], Any]]" = ()
     """Of each handed out in this transaction what lives as long as it does, and the result that it reads."""
 
@@ -75,7 +57,7 @@ class HeldTransaction(Held):
         self.readonly = readonly
         if readonly:
             event.listen(session.sync_session, "after_begin", set_read_only)
-            event.listen(session.sync_session, "before_flush", self._refuse_flush)
+            event.listen(session.sync_session, "before_flush", self.refuse_flush)
 
     @property
     def label(self) -> str:
@@ -111,21 +93,6 @@ class HeldTransaction(Held):
         )
 
     @property
-    def outcome_unknown(self) -> bool:
-        return self.unknown
-
-    @property
-    def outcome_of_failure(self) -> Outcome:
-        """What became of the work when the last commit failed."""
-        if self.unknown:
-            return Outcome.UNKNOWN
-        return Outcome.COMMITTED if self.was_committed else Outcome.ROLLED_BACK
-
-    @property
-    def commit_sent(self) -> bool:
-        return self.sent
-
-    @property
     def commits_at_end(self) -> bool:
         session = self.object.sync_session
         transaction = session.get_transaction()
@@ -136,41 +103,7 @@ class HeldTransaction(Held):
             and session._trans_context_manager is not None  # pyright: ignore[reportPrivateUsage]
         )
 
-    # -- the outcome
-
-    async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
-        self.unknown = self.sent = self.was_committed = False
-        self.ending, transaction = True, self.object.sync_session.get_transaction()
-        try:
-            if self.readonly:
-                self._refuse_changes()
-                await self.cutting_off(self.give_back)
-            else:
-                if end is None and type(self.object).commit is not AsyncSession.commit:
-                    self.watch()  # it may do more after the commit, and fail in that
-                    end = self.object.commit
-                await self.object.run_sync(self._prepare, commit=end is None)
-                if end is not None:
-                    await end()
-        except BaseException as error:
-            if transaction is not None and (self.committed is transaction or is_committed(transaction)):
-                self.was_committed = True
-                add_note(error, f"The COMMIT of {self.label} was done: what came after it has raised this.")
-                await self.cutting_off(self.give_back)
-                raise
-            self.unknown = self.sent and is_unknown(error)
-            if self.unknown:
-                add_note(
-                    error,
-                    f"The outcome of the commit of {self.label} is unknown: the connection was lost within "
-                    "the COMMIT. Look in the database before you repeat the work.",
-                )
-            await self._recover(error)
-            raise
-        finally:
-            self.ending = False
-            self.begin_anew()
+    # -- how it ends
 
     def roll_back(self) -> Coroutine[Any, Any, None]:
         return self.cutting_off(self.object.rollback)
@@ -179,6 +112,20 @@ class HeldTransaction(Held):
         # As close() does: what was loaded stays loaded, where rollback() would expire it.
         await self.cutting_off(self.give_back)
         self.object.expunge_all()
+
+    async def give_back(self) -> None:
+        # The transaction's own close() rolls back and gives the connection back, and, unlike the
+        # session's rollback() and commit(), expires nothing.
+        def close(session: Session) -> None:
+            while (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
+                transaction.close()
+
+        ending, self.ending = self.ending, True
+        try:
+            await self.object.run_sync(close)
+        finally:
+            self.ending = ending
+        self.begin_anew()
 
     def end_by(self, name: str) -> Coroutine[Any, Any, None]:
         """End the transaction by one of the session's own methods."""
@@ -199,15 +146,15 @@ class HeldTransaction(Held):
             await end()
         except IllegalStateChangeError as error:  # the other task is about to connect
             if not self._is_sealed:  # else it was reported before
-                raise self._still_in_use() from error
+                raise self.still_in_use() from error
         finally:
             self.leaving = ()
             self.ending = ending
             self.begin_anew()
         if cut_off:
-            raise self._still_in_use()
+            raise self.still_in_use()
 
-    def _still_in_use(self) -> ScopeCleanupError:
+    def still_in_use(self) -> ScopeCleanupError:
         return ScopeCleanupError(
             f"Another task still used {self.label} itself, as Session() or connection() returned it, which "
             f"is not waited for: what ran was cut off. Await that task before the scope, opened at "
@@ -242,59 +189,6 @@ class HeldTransaction(Held):
         self.doubtful = False
         self.streams = ()
 
-    def _prepare(self, session: Session, *, commit: bool) -> None:
-        """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
-        transaction = session.get_transaction()
-        is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
-        if transaction is not None and not is_clean:
-            transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
-        # By a hook of the flush, perhaps.
-        refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
-        self.refuse_spoiled(session)
-        if terminate_busy(connections_of(session)):
-            raise self._still_in_use()
-        self.sent = True
-        if commit:
-            session.commit()
-
-    def refuse_spoiled(self, session: Session) -> None:
-        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK."""
-        if not (self.doubtful or self.failure is not None or has_failed(session)):
-            return
-        if (answer := find_spoiled(session)) is not None:
-            raise RollbackOnlyError(
-                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
-                "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
-                "commit after that. Let such an error out, or put what may fail in a savepoint: "
-                '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
-            ) from first_of(self.failure, answer)
-        forgive(session)
-
-    async def _recover(self, error: BaseException) -> None:
-        """After a failed commit: leave no connection in the pool that is still in the middle of something."""
-        try:
-            if not isinstance(error, RollbackOnlyError | ReadOnlyScopeError) and not was_answered(error):
-                await self._reset_connections()
-            await self.object.rollback()
-        except Exception as failure:
-            self.abort()
-            add_note(error, f"The rollback after it failed too: {failure!r}")
-
-    async def _reset_connections(self) -> None:
-        """Roll back by the driver, or terminate: SQLAlchemy's rollback sends nothing after a COMMIT."""
-
-        def reset(session: Session) -> None:
-            for connection in connections_of(session):
-                if connection.in_transaction():  # no COMMIT was sent, or it is not the session's to send
-                    continue
-                if connection.dialect.name == "sqlite" and not connection.invalidated:
-                    connection.dialect.do_rollback(connection.connection)
-                else:
-                    connection.invalidate()
-
-        if connections_of(self.object.sync_session):
-            await self.object.run_sync(reset)
-
     # -- work that is lost by other ways, which SQLAlchemy's own objects offer
 
     def watch(self) -> None:
@@ -314,26 +208,10 @@ class HeldTransaction(Held):
 
     # -- readonly
 
-    def _refuse_flush(self, session: Session, *_: Any) -> None:
+    def refuse_flush(self, session: Session, *_: Any) -> None:
+        """The ``before_flush`` hook of a readonly scope's sessions."""
         if has_changes(session):
             raise ReadOnlyScopeError(
                 f"The scope {self.owner.name}, opened at {self.owner.opened_at}, is readonly, and there are "
                 "changes to flush. Write in a scope of its own: `async with scope(commit=True): ...`."
             )
-
-    def _refuse_changes(self) -> None:
-        self._refuse_flush(self.object.sync_session)
-
-    async def give_back(self) -> None:
-        # The transaction's own close() rolls back and gives the connection back, and, unlike the
-        # session's rollback() and commit(), expires nothing.
-        def close(session: Session) -> None:
-            while (transaction := session.get_nested_transaction() or session.get_transaction()) is not None:
-                transaction.close()
-
-        ending, self.ending = self.ending, True
-        try:
-            await self.object.run_sync(close)
-        finally:
-            self.ending = ending
-        self.begin_anew()

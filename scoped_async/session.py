@@ -10,11 +10,12 @@ from sqlalchemy.exc import InvalidRequestError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
 from ._checks import refusal, usable_unit
-from ._database import is_retryable as is_retryable
+from ._database_errors import is_retryable as is_retryable
 from ._delegates import end_otherwise, make_delegate
 from ._frame import current
 from ._proxy import Kind, Name, Proxy
 from ._proxy import delegate as delegate
+from ._registry import Registry as Registry
 from ._running import running_loop
 from ._session import HeldSession
 
@@ -269,50 +270,3 @@ _NO_CONTEXT_MANAGER = (
     "A scoped session is no context manager: the scope closes it. Write `async with scope(commit=True): ...` "
     "for a unit of work, or `async with Session.begin(): ...` for a transaction within one."
 )
-
-
-class Registry(Generic[S]):
-    """The session of the current scope, as SQLAlchemy's ``ScopedRegistry``.
-
-    .. versionadded:: 0.1
-    """
-
-    def __init__(self, proxy: AsyncScopedSession[S]) -> None:
-        self._proxy = proxy
-
-    def __call__(self) -> S:
-        """The session; made when there is none. Raises as every name of the proxy does."""
-        return self._proxy()
-
-    def has(self) -> bool:
-        """Whether there is one; ``False`` without a scope."""
-        unit = _get_current().unit_in_use()
-        return unit is not None and self._proxy in unit
-
-    def set(self, obj: S) -> None:
-        """Let ``obj`` be it; the scope closes it, and the one before, whose open work is rolled back.
-
-        Raises `NoScopeError`, `ScopeClosedError`, `ForeignThreadError`.
-        """
-        unit = usable_unit(_get_current(), "Session.registry.set()")
-        held = unit.get(self._proxy)
-        if isinstance(held, HeldSession) and held.object is obj:
-            return
-        owner = _get_current().owner
-        assert owner is not None
-        replacing = HeldSession(obj, owner, owner.readonly)
-        self.clear()
-        unit[self._proxy] = replacing
-        if unit.has_callbacks:
-            replacing.watch()
-
-    def clear(self) -> None:
-        """Forget it; the scope still closes it, and what is open in it is rolled back. Raises as `set`."""
-        unit = usable_unit(_get_current(), "Session.registry.clear()")
-        held = unit.get(self._proxy)
-        if isinstance(held, HeldSession):
-            if held.in_transaction:
-                unit.callbacks.postpone()
-            del unit[self._proxy]
-            held.forgotten = True
-            unit[held] = held

@@ -13,12 +13,17 @@ PACKAGE = Path(scoped_async.__file__).parent
 FLOORS = [
     {"_proxy", "_running", "_upload", "exceptions"},  # stand on nothing of ours
     {"_cleanup"},
-    {"_callbacks", "_database", "_held"},  # what is called back, asked of a database, held by a scope
-    {"_clone", "_frame", "_stand_in"},  # what is current
-    {"_checks", "_decorate", "_line", "_outcome"},  # what may be done; how work ends
-    {"_ending", "_transaction"},
+    {
+        "_callbacks",
+        "_database_errors",
+        "_held",
+    },  # what is called back; what a scope holds
+    {"_clone", "_database", "_frame"},  # what is current
+    {"_checks", "_decorate", "_outcome", "_stand_in"},  # what may be done; how work ends
+    {"_ending", "_line", "_transaction", "_work"},
+    {"_commit"},
     {"_session"},
-    {"_exit", "_guarded", "_recorder", "_resource"},
+    {"_exit", "_guarded", "_recorder", "_registry", "_resource"},
     {"_delegates", "_scope"},
     {"_answer", "_block", "_leaks", "session"},
     {"_isolation", "_propagation"},
@@ -35,8 +40,8 @@ OTHERS = {
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
-        "_clone", "_database", "_delegates", "_guarded", "_isolation", "_leaks", "_line", "_recorder",
-        "_session", "_stand_in", "_transaction", "session",
+        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_guarded", "_isolation",
+        "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction", "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip

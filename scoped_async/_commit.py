@@ -1,0 +1,125 @@
+"""How a session's transaction is committed: all but the COMMIT first, and what became of one that failed."""
+
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from ._callbacks import Outcome
+from ._checks import refuse_marked, usable_unit
+from ._cleanup import add_note, first_of
+from ._database import connections_of, find_spoiled, forgive, has_failed, is_committed, terminate_busy
+from ._database_errors import is_unknown, was_answered
+from ._transaction import HeldTransaction
+from .exceptions import ReadOnlyScopeError, RollbackOnlyError
+
+
+class Committable(HeldTransaction):
+    """An `AsyncSession` in one scope, as far as its commits go too."""
+
+    unknown = False
+    """Whether the last commit failed without an answer, so that it may have happened."""
+    sent = False
+    """Whether the last commit came as far as the COMMIT."""
+
+    @property
+    def outcome_unknown(self) -> bool:
+        return self.unknown
+
+    @property
+    def outcome_of_failure(self) -> Outcome:
+        """What became of the work when the last commit failed."""
+        if self.unknown:
+            return Outcome.UNKNOWN
+        return Outcome.COMMITTED if self.was_committed else Outcome.ROLLED_BACK
+
+    @property
+    def commit_sent(self) -> bool:
+        return self.sent
+
+    async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
+        self.unknown = self.sent = self.was_committed = False
+        self.ending, transaction = True, self.object.sync_session.get_transaction()
+        try:
+            if self.readonly:
+                self.refuse_flush(self.object.sync_session)
+                await self.cutting_off(self.give_back)
+            else:
+                if end is None and type(self.object).commit is not AsyncSession.commit:
+                    self.watch()  # it may do more after the commit, and fail in that
+                    end = self.object.commit
+                await self.object.run_sync(self._prepare, commit=end is None)
+                if end is not None:
+                    await end()
+        except BaseException as error:
+            if transaction is not None and (self.committed is transaction or is_committed(transaction)):
+                self.was_committed = True
+                add_note(error, f"The COMMIT of {self.label} was done: what came after it has raised this.")
+                await self.cutting_off(self.give_back)
+                raise
+            self.unknown = self.sent and is_unknown(error)
+            if self.unknown:
+                add_note(
+                    error,
+                    f"The outcome of the commit of {self.label} is unknown: the connection was lost within "
+                    "the COMMIT. Look in the database before you repeat the work.",
+                )
+            await self._recover(error)
+            raise
+        finally:
+            self.ending = False
+            self.begin_anew()
+
+    def _prepare(self, session: Session, *, commit: bool) -> None:
+        """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
+        transaction = session.get_transaction()
+        is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
+        if transaction is not None and not is_clean:
+            transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
+        # By a hook of the flush, perhaps.
+        refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
+        self.refuse_spoiled(session)
+        if terminate_busy(connections_of(session)):
+            raise self.still_in_use()
+        self.sent = True
+        if commit:
+            session.commit()
+
+    def refuse_spoiled(self, session: Session) -> None:
+        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK."""
+        if not (self.doubtful or self.failure is not None or has_failed(session)):
+            return
+        if (answer := find_spoiled(session)) is not None:
+            raise RollbackOnlyError(
+                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
+                "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
+                "commit after that. Let such an error out, or put what may fail in a savepoint: "
+                '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
+            ) from first_of(self.failure, answer)
+        forgive(session)
+
+    async def _recover(self, error: BaseException) -> None:
+        """After a failed commit: leave no connection in the pool that is still in the middle of something."""
+        try:
+            if not isinstance(error, RollbackOnlyError | ReadOnlyScopeError) and not was_answered(error):
+                await self._reset_connections()
+            await self.object.rollback()
+        except Exception as failure:
+            self.abort()
+            add_note(error, f"The rollback after it failed too: {failure!r}")
+
+    async def _reset_connections(self) -> None:
+        """Roll back by the driver, or terminate: SQLAlchemy's rollback sends nothing after a COMMIT."""
+
+        def reset(session: Session) -> None:
+            for connection in connections_of(session):
+                if connection.in_transaction():  # no COMMIT was sent, or it is not the session's to send
+                    continue
+                if connection.dialect.name == "sqlite" and not connection.invalidated:
+                    connection.dialect.do_rollback(connection.connection)
+                else:
+                    connection.invalidate()
+
+        if connections_of(self.object.sync_session):
+            await self.object.run_sync(reset)
