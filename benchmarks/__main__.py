@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from runpy import run_path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -20,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import ADDRESS, bars, charts, counting, imports, report
 
 RESULTS = Path(__file__).with_name("results")
+GROWTH = 1.02
+"""How much a ratio may grow since the last full run: what ran before in the process moves it by less."""
 
 
 class Size(NamedTuple):
@@ -40,21 +43,41 @@ FULL = Size(200, 40, 20, 30, 0.02, 100_000, 1_000_000, 1_000)
 
 
 def main() -> int:
-    """Returns 1 with ``--check`` when a bar is not met."""
+    """Returns 1 with ``--check`` when something has grown, or no bar was measured."""
     options = _options()
     console = Console()
     if options.readme:
         report.write_readme(report.load(RESULTS))
         return 0
-    with _database(options.url) as url:
-        os.environ[ADDRESS] = url
-        results = _measure(QUICK if options.quick else FULL, options, console)
+    try:
+        with _database(options.url) as url:
+            os.environ[ADDRESS] = url
+            _prepare(given=options.url is not None)
+            results = _measure(QUICK if options.quick else FULL, options, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted: nothing is written.")
+        return 130
     report.show(results, console)
     path = report.save(results, options.output)
-    drawn = charts.draw(results, options.output)
+    drawn = charts.draw(results, options.output, report.kind(results))
     console.print("Written:", ", ".join(str(file) for file in (path, *drawn)))
-    not_met = [standing.bar.title for standing in bars.standings(results) if not standing.is_met]
-    return 1 if options.check and not_met else 0
+    return _check(results, console) if options.check else 0
+
+
+def _check(results: dict[str, Any], console: Console) -> int:
+    """Hold the run against the bars and, where one is not met, against the full run of the same Python."""
+    same = [run for run in report.load(RESULTS) if report.minor(run) == report.minor(results)]
+    before = {standing.bar.title: standing.ratio for run in same for standing in bars.standings(run)}
+    found = [standing for standing in bars.standings(results) if standing.bar.limit is not None]
+    grown = 0
+    for standing in found:
+        most = max(standing.bar.limit or 0.0, GROWTH * before.get(standing.bar.title, 0.0))
+        if standing.ratio > most:
+            grown += 1
+            console.print(f"Too much: {standing.bar.title}: {standing.ratio:.3f}, at most {most:.3f}")
+    if not found:
+        console.print("No bar was measured, so there is nothing to check.")
+    return 1 if grown or not found else 0
 
 
 def _options() -> argparse.Namespace:
@@ -65,7 +88,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--url", help="a PostgreSQL database to use: postgresql+asyncpg://...")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for JSON and charts")
     parser.add_argument("--readme", action="store_true", help="only write the full runs into the README")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.readme:
+        try:  # before what takes long
+            options.output.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=options.output).close()
+        except OSError as error:
+            parser.error(f"argument --output: {options.output} cannot be written to: {error}")
+    return options
 
 
 @contextmanager
@@ -78,16 +108,30 @@ def _database(url: str | None) -> Iterator[str]:
         yield server.url
 
 
-def _measure(size: Size, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    from . import database
+def _prepare(*, given: bool) -> None:
+    """Make the table; a URL that was given and cannot be used is said in one line."""
 
     async def prepare() -> None:
+        from . import database
+
         await database.create_table()
         await database.engine.dispose()
 
-    asyncio.run(prepare())
+    try:
+        asyncio.run(prepare())
+    except Exception as error:
+        if not given:
+            raise
+        raise SystemExit(f"--url cannot be used: {type(error).__name__}: {error}") from None
+
+
+def _measure(size: Size, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "environment": report.environment(quick=options.quick, counted=counting.is_available())
+        "environment": report.environment(
+            quick=options.quick,
+            complete=set(options.only) == set(SECTIONS),
+            counted=counting.is_available(),
+        )
     }
     columns = TextColumn("{task.description:40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
@@ -96,8 +140,14 @@ def _measure(size: Size, options: argparse.Namespace, console: Console) -> dict[
             found = SECTIONS[name](size, progress.track)
             if found:
                 results[name] = found
+            else:
+                console.print(f"{name}: left out, {_why_left_out()}.")
             progress.advance(overall)
     return results
+
+
+def _why_left_out() -> str:
+    return "by --quick" if counting.is_available() else "since valgrind is not installed"
 
 
 # -- the sections

@@ -29,20 +29,19 @@ _STYLE: Any = {
 }
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw what ``results`` has the numbers for."""
-    folder.mkdir(parents=True, exist_ok=True)
+def draw(results: Results, folder: Path, kind: str) -> list[Path]:
+    """Draw what ``results`` has the numbers for; ``kind`` ends the names."""
     charts: dict[str, tuple[str, Callable[[Results], Figure]]] = {
-        "cost_per_scope.svg": ("peers", _cost_per_scope),
-        "cost_per_task.svg": ("tasks", _cost_per_task),
-        "requests.svg": ("requests", _requests),
+        "cost_per_scope": ("peers", _cost_per_scope),
+        "cost_per_task": ("tasks", _cost_per_task),
+        "requests": ("requests", _requests),
     }
     drawn: list[Path] = []
     with mpl.rc_context(_STYLE):
         for name, (needed, chart) in charts.items():
             if results.get(needed):
-                chart(results).savefig(folder / name, transparent=True, metadata={"Date": None})
-                drawn.append(folder / name)
+                drawn.append(folder / f"{name}{kind}.svg")
+                chart(results).savefig(drawn[-1], transparent=True, metadata={"Date": None})
     return drawn
 
 
@@ -64,7 +63,7 @@ def _bars(axes: Axes, values: Mapping[str, float], label: str, number: str) -> N
 def _cost_per_scope(results: Results) -> Figure:
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     titles = {
-        "unused": "nothing touched",
+        "unused": "session not touched",
         "touched": "session touched, no SQL",
         "select": "one SELECT on PostgreSQL",
         "insert": "one INSERT, committed",

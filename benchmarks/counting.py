@@ -55,10 +55,14 @@ def count(loops: str, lengths: Mapping[str, int]) -> Iterator[tuple[str, float]]
             )
             assert process.stdout is not None
             with process:
-                for number, name in enumerate(process.stdout):
-                    # The counts before the three calls: of what came between, of n turns, and of 3n.
-                    once, thrice = (_instructions(out, 3 * number + part) for part in (2, 3))
-                    yield name.strip(), (thrice - once) / (2 * lengths[name.strip()])
+                try:
+                    for number, name in enumerate(process.stdout):
+                        # The counts before the three calls: of what came between, of n turns, and of 3n.
+                        once, thrice = (_instructions(out, 3 * number + part) for part in (2, 3))
+                        yield name.strip(), (thrice - once) / (2 * lengths[name.strip()])
+                except BaseException:
+                    process.kill()
+                    raise
         if process.returncode:
             raise RuntimeError(f"{' '.join(task)} failed under valgrind:\n{log.read_text()}")
 

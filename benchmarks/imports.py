@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import counting
-from .timing import Track, summary
+from .timing import Track, in_turn, summary
 
 _ROOT = Path(__file__).parents[1]
 
@@ -26,11 +26,11 @@ print(perf_counter() - start)
 
 
 def measure(*, rounds: int, instructions: bool, track: Track) -> dict[str, Any]:
-    """Time each statement in a fresh interpreter; with ``instructions`` count that one as a whole too."""
+    """Time each statement in a fresh interpreter; with ``instructions`` count it too, from its start."""
     times: dict[str, list[float]] = {name: [] for name in STATEMENTS}
-    for _ in track(range(rounds), description="Imports"):
-        for name, statement in STATEMENTS.items():
-            command = [sys.executable, "-c", _TIMED.format(statement)]
+    for number in track(range(rounds), description="Imports"):
+        for name in in_turn(list(STATEMENTS), number):
+            command = [sys.executable, "-c", _TIMED.format(STATEMENTS[name])]
             done = subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.PIPE, text=True)
             times[name].append(float(done.stdout))
     baseline = times["sqlalchemy.ext.asyncio and anyio"]

@@ -21,7 +21,7 @@ _README = Path(__file__).with_name("README.md")
 _BEGIN, _END = "<!-- written by python -m benchmarks -->", "<!-- until here -->"
 
 
-def environment(*, quick: bool, counted: bool) -> dict[str, Any]:
+def environment(*, quick: bool, complete: bool, counted: bool) -> dict[str, Any]:
     """Where and with what the numbers were measured."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -33,6 +33,7 @@ def environment(*, quick: bool, counted: bool) -> dict[str, Any]:
         "versions": {package: _version(package) for package in _PACKAGES},
         "peers": {peer.name: peer.missing or peer.title for peer in PEERS},
         "quick": quick,
+        "complete": complete,
         "valgrind": counted,
     }
 
@@ -52,18 +53,27 @@ def _cpu() -> str:
     return match[1] if match else platform.processor() or "unknown"
 
 
+def minor(results: Mapping[str, Any]) -> str:
+    """The Python, as its files are named: ``"3.14"``."""
+    return ".".join(results["environment"]["python"].split(".")[:2])
+
+
+def kind(results: Mapping[str, Any]) -> str:
+    """What the names of its files end in: a quick run, or one of some sections, never replaces a full one."""
+    about = results["environment"]
+    return "-quick" if about["quick"] else "" if about["complete"] else "-part"
+
+
 def save(results: Mapping[str, Any], folder: Path) -> Path:
     """Write the JSON of one run; a run of the same kind on the same Python replaces it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    minor = ".".join(results["environment"]["python"].split(".")[:2])
-    path = folder / f"python{minor}{'-quick' if results['environment']['quick'] else ''}.json"
+    path = folder / f"python{minor(results)}{kind(results)}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
 
 
 def load(folder: Path) -> list[dict[str, Any]]:
     """The full runs that are there, by version of Python."""
-    paths = [path for path in folder.glob("python*.json") if "quick" not in path.name]
+    paths = [path for path in folder.glob("python*.json") if "-" not in path.name]
     return [json.loads(path.read_text()) for path in sorted(paths)]
 
 
@@ -77,19 +87,26 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         f"Python {about['python']}, SQLAlchemy {about['versions']['sqlalchemy']}, {about['cpu']} x "
         f"{about['cpus']}, {about['date']}"
     )
-    for name, said in about["peers"].items():
-        if said.startswith("cannot"):
-            console.print(f"{name} {said}")
     if not about["valgrind"]:
         console.print("valgrind is not installed, so no instructions are counted.")
     if found := standings(results):
         console.print(_bars_table(found))
+    if "instructions" in results:
+        console.print(_numbers_table("Instructions of each operation", results["instructions"]))
     if "times" in results or "peers" in results:
-        console.print(_peers_table(results))
+        console.print(_peers_table(results, _missing(about)))
     if "requests" in results:
         console.print(_requests_table(results["requests"]))
     if "tasks" in results:
         console.print(_tasks_table(results["tasks"]))
+    if "memory" in results:
+        console.print(_memory_table(results["memory"]))
+    for count, seconds in results.get("fan-out", {}).items():
+        console.print(f"{int(count):,} inserts by create_task_group(limit=5, commit=True): {seconds:.2f} s")
+
+
+def _missing(about: Mapping[str, Any]) -> dict[str, str]:
+    return {name: said for name, said in about["peers"].items() if said.startswith("cannot")}
 
 
 def _bars_table(found: Iterable[Standing]) -> Table:
@@ -113,21 +130,23 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def _peers_table(results: Mapping[str, Any]) -> Table:
+def _peers_table(results: Mapping[str, Any], missing: Mapping[str, str]) -> Table:
     table = Table(title="One unit of work: instructions, and microseconds (median, ratio to the first)")
-    functions = ("unused", "touched", "select", "insert")
-    for title in ("library", *functions, "request"):
-        table.add_column(title, justify="left" if title == "library" else "right")
     counted, timed = results.get("peers", {}), results.get("times", {})
+    functions = ("unused", "touched", "select", "insert", *(["request"] if counted else []))
+    for title in ("library", *functions):
+        table.add_column(title, justify="left" if title == "library" else "right")
     titles = timed.get("unused") or [name.partition(": ")[2] for name in counted if name.startswith("unused")]
     for title in titles:
         cells: list[str] = []
-        for function in (*functions, "request"):
+        for function in functions:
             count, row = counted.get(f"{function}: {title}"), timed.get(function, {}).get(title)
             instructions = [] if count is None else [_short(count)]
             times = [] if row is None else [f"{row['median']:.3g} µs, {row['ratio']:.2f}"]
             cells.append("; ".join(instructions + times))
         table.add_row(title, *cells)
+    for name, why in missing.items():
+        table.add_row(f"{name}: {why}")
     return table
 
 
@@ -162,6 +181,21 @@ def _tasks_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _memory_table(found: Mapping[str, float]) -> Table:
+    scopes, sessions = found["scopes"], found["sessions"]
+    title = f"Memory: bytes each, retained after {scopes:,} unused and {sessions:,} touched scopes"
+    return _numbers_table(title, {name: size for name, size in found.items() if ": " in name})
+
+
+def _numbers_table(title: str, found: Mapping[str, float]) -> Table:
+    table = Table(title=title, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, number in found.items():
+        table.add_row(name, _short(number))
+    return table
+
+
 # -- in the README
 
 
@@ -185,7 +219,8 @@ def _markdown(runs: list[dict[str, Any]]) -> str:
         about = results["environment"]
         versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
         where = f"{about['cpu']} x {about['cpus']}"
-        lines.append(f"- Python {about['python']}: {about['date']}, {where}, {versions}.")
+        missing = "".join(f"; {name} {why}" for name, why in _missing(about).items())
+        lines.append(f"- Python {about['python']}: {about['date']}, {where}, {versions}{missing}.")
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,8 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from statistics import median, quantiles
@@ -13,7 +14,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from .peers import installed
-from .timing import Track
+from .timing import Track, in_turn
 
 _ROOT = Path(__file__).parents[1]
 _GET = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -25,7 +26,7 @@ def measure(*, rounds: int, requests: int, connections: int, everybody: bool, tr
     with ExitStack() as stack:
         ports: dict[str, int] = {}
         for peer in track(peers, description="Servers start"):
-            ports[peer.title] = stack.enter_context(_Server(peer.module)).port
+            ports[peer.title] = stack.enter_context(_server(peer.module))
         return asyncio.run(_measure(ports, rounds, requests, connections, track))
 
 
@@ -39,8 +40,7 @@ async def _measure(
         await _load(port, requests // 4, connections)
     names = list(ports)
     for number in track(range(rounds), description="Requests"):
-        shift = number % len(names)
-        for title in names[shift:] + names[:shift]:
+        for title in in_turn(names, number):
             cpu = await _cpu(ports[title])
             start = perf_counter()
             latencies[title] += await _load(ports[title], requests, connections)
@@ -99,21 +99,20 @@ async def _cpu(port: int) -> float:
     return seconds
 
 
-class _Server:
-    """A uvicorn process that serves the application of one peer."""
-
-    def __init__(self, module: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.serving", module]
-        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    def __enter__(self) -> "_Server":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.terminate()
-        self._process.wait()
+@contextmanager
+def _server(module: str) -> Iterator[int]:
+    """A uvicorn process that serves the application of one peer: its port."""
+    command = [sys.executable, "-m", "benchmarks.serving", module]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline()
+            if not port:
+                raise RuntimeError(f"{' '.join(command)} ended before it listened; what it said stands above")
+            yield int(port)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 # -- the server process
@@ -144,4 +143,5 @@ def _serve(module: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    with suppress(KeyboardInterrupt):  # Ctrl-C reaches every process of the terminal; the first one tells
+        _serve(sys.argv[1])

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import Callable, Coroutine
-from itertools import product
+from itertools import groupby, product
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from scoped_async import create_task_group, scope
 
 from .core import HandWritten, Session
 from .database import SELECT, Entry, engine
-from .timing import Track, summary
+from .timing import Track, in_turn, summary
 
 Child = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 Run = Callable[[Child, int, asyncio.Event], Coroutine[Any, Any, None]]
@@ -123,11 +124,15 @@ IN_OURS: dict[str, Child] = {
 }
 
 
+def _function(child: str, group: str) -> Child:
+    return IN_OURS[child] if group == "create_task_group" else CHILDREN[child]
+
+
 def rows(largest: int, largest_on_database: int) -> list[tuple[str, str, int]]:
-    """What is measured: the child, the group, and how many at once."""
+    """What is measured: the child, the group, and how many at once; the same number stands together."""
     counts = [10**power for power in range(6) if 10**power <= largest]
     found: list[tuple[str, str, int]] = []
-    for child, group, count in product(CHILDREN, GROUPS, counts):
+    for count, child, group in product(counts, CHILDREN, GROUPS):
         if group == "create_task_group" and child not in IN_OURS:
             continue
         if child in ("select", "insert") and count > largest_on_database:
@@ -139,10 +144,13 @@ def rows(largest: int, largest_on_database: int) -> list[tuple[str, str, int]]:
 
 
 async def _time(child: Child, run: Run, count: int) -> float:
+    """Seconds per task; a few tasks are run several times, since one time of so little says nothing."""
+    times = max(1, 30 // count)
     gc.collect()
     start = perf_counter()
-    await run(child, count, asyncio.Event())
-    return (perf_counter() - start) / count
+    for _ in range(times):
+        await run(child, count, asyncio.Event())
+    return (perf_counter() - start) / (times * count)
 
 
 async def _memory(child: Child, run: Run, count: int) -> float:
@@ -166,19 +174,17 @@ def at_once(
         wanted = rows(largest, largest_on_database)
         times: dict[tuple[str, str, int], list[float]] = {row: [] for row in wanted}
         for number in track(range(rounds), description="Tasks at once"):
-            for row in wanted:
-                child, group, count = row
+            for count, together in groupby(wanted, key=itemgetter(2)):
                 if count > 10_000 and number >= 3:
                     continue
-                function = IN_OURS[child] if group == "create_task_group" else CHILDREN[child]
-                times[row].append(await _time(function, GROUPS[group], count))
+                for row in in_turn(list(together), number):
+                    times[row].append(await _time(_function(*row[:2]), GROUPS[row[1]], count))
         for row in track(wanted, description="Memory of tasks at once"):
             child, group, count = row
-            function = IN_OURS[child] if group == "create_task_group" else CHILDREN[child]
             alone = times["nothing", "asyncio.TaskGroup", count]
             size = None
             if count <= largest_for_memory and child not in ("select", "insert"):
-                size = await _memory(function, GROUPS[group], count)
+                size = await _memory(_function(child, group), GROUPS[group], count)
             found.append(
                 {"child": child, "group": group, "count": count, "bytes": size, **summary(times[row], alone)}
             )

@@ -21,6 +21,12 @@ def repeat(function: Callable[[], Awaitable[None]]) -> Loop:
     return loop
 
 
+def in_turn(names: list[Any], number: int) -> list[Any]:
+    """``names``, beginning with another one in each round."""
+    shift = number % len(names)
+    return names[shift:] + names[:shift]
+
+
 async def take_turns(
     loops: Mapping[str, Loop], *, rounds: int, seconds: float, track: Track, title: str
 ) -> dict[str, dict[str, float]]:
@@ -35,8 +41,7 @@ async def take_turns(
     names = list(loops)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in track(range(rounds), description=title):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in in_turn(names, number):
             gc.collect()
             times[name].append(await _time(loops[name], lengths[name]))
     return {name: summary(times[name], times[names[0]]) for name in names}
