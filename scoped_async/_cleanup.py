@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ._running import current_task, new_task
+from ._running import current_task
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ async def run_to_completion(
         tell()  # a turn of the loop before the task does
         return result
 
-    task = new_task(work_and_tell())
+    task = loop.create_task(work_and_tell())  # not begun at once: it may not run in a greenlet of its caller
     task.add_done_callback(tell)
     cancellation = None
     try:

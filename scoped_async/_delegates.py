@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ._callbacks import Outcome
 from ._checks import refuse_in_block, refuse_marked, usable_unit
+from ._cleanup import ends_the_task
 from ._frame import Unit, current
 from ._guarded import GuardedTransaction, guard
 from ._held import SETTLING, let_settle
@@ -35,7 +36,9 @@ async def end_otherwise(
         outcome = Outcome.ROLLED_BACK if held.in_transaction or operation == "rollback" else None
         try:
             await end()
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             held.abort()
             return outcome, error
         return outcome, None
@@ -47,7 +50,9 @@ async def _commit(unit: Unit, held: HeldSession) -> None:
     async def work() -> Conclusion:
         try:
             await held.commit()
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_task(error):
+                raise
             return held.outcome_of_failure, error
         return Outcome.COMMITTED, None
 

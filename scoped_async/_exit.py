@@ -16,8 +16,9 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     if scope.unit is NEW or scope.unit is CLOSING or scope.unit is CLOSED:
         raise ScopeError(f"{scope!r} cannot be left: it was not entered, or it is left already.")
     unit, scope.unit = scope.unit.take(), CLOSING
+    cancellation: asyncio.CancelledError | None = None
     try:
-        failures, cancellation = end_in_place(scope, unit), None
+        failures = end_in_place(scope, unit)
         if failures is None:
             task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
             if task.cancelled():  # the loop is shutting down, and the work may not even have begun
@@ -27,7 +28,7 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
                 failures = task.result()
     except BaseException as error:  # the helper has not come to its end: the scope is left all the same
         abort_all(unit.values())
-        failures, cancellation = [error], None
+        failures = [error]
     if unit.committed:
         for raised in (exc, cancellation, *failures):
             if raised is not None:

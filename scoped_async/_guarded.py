@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarR
 
 from ._callbacks import Level, Outcome, run_callbacks
 from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
-from ._cleanup import add_notes, first_of, one_error, to_its_end
+from ._cleanup import add_notes, ends_the_task, first_of, one_error, to_its_end
 from ._database import has_been_read, has_ended
 from ._frame import Frame, Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
@@ -214,7 +214,9 @@ class GuardedTransaction(AsyncSessionTransaction):
         async def work() -> tuple[Outcome, BaseException | None]:
             try:
                 await end()
-            except Exception as failure:
+            except BaseException as failure:
+                if ends_the_task(failure):
+                    raise
                 return (Outcome.ROLLED_BACK if lost or self.nested else self.held.outcome_of_failure), failure
             return (Outcome.ROLLED_BACK if lost else Outcome.COMMITTED), None
 

@@ -85,6 +85,7 @@ class HeldTransaction(Held):
         sync_session = session.sync_session
         return (
             sync_session._transaction is None  # pyright: ignore[reportPrivateUsage]
+            and not sync_session._new  # pyright: ignore[reportPrivateUsage]
             and not sync_session.identity_map._dict  # pyright: ignore[reportPrivateUsage]
             and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
             and self.busy is None
@@ -121,8 +122,12 @@ class HeldTransaction(Held):
                 transaction.close()
 
         ending, self.ending = self.ending, True
+        leaving = connections_of(self.object.sync_session)
         try:
             await self.object.run_sync(close)
+        except BaseException:
+            terminate(leaving)  # of which the session knows nothing any more
+            raise
         finally:
             self.ending = ending
         self.begin_anew()
@@ -147,6 +152,9 @@ class HeldTransaction(Held):
         except IllegalStateChangeError as error:  # the other task is about to connect
             if not self._is_sealed:  # else it was reported before
                 raise self.still_in_use() from error
+        except BaseException:
+            terminate(self.leaving)  # of which the session knows nothing any more
+            raise
         finally:
             self.leaving = ()
             self.ending = ending

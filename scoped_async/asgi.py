@@ -22,6 +22,8 @@ _BODIES = frozenset(
 _ENDS = _BODIES | {"websocket.accept"}
 """What is not done when ``send`` raises."""
 _SWITCHING_PROTOCOLS = 101
+_TOO_LATE = ("Caught handled exception, but", "Exception caught after response started")
+"""What Starlette and Litestar raise from an error that they would have answered before the start."""
 
 
 class ScopeMiddleware:
@@ -47,8 +49,9 @@ class ScopeMiddleware:
 
     A commit that fails is raised from ``send`` to the application, and nothing of that response goes on. If
     the application then answers with a status that does not commit, that goes on. If not, under Starlette
-    and FastAPI the registered exception handler answers; without one the error is raised to the server. So
-    is the `ScopeError` of a response that starts while a block is open whose outcome should come first.
+    and FastAPI the registered exception handler answers; without one the error is raised to the server, or
+    what the application has raised in its place. So is the `ScopeError` of a response that starts while a
+    block is open whose outcome should come first.
 
     Raises `TypeError` for an option that is none or cannot be asked, `ValueError` for ``readonly`` with
     ``commit``.
@@ -122,8 +125,11 @@ class ScopeMiddleware:
                     scope.commits = self._commits(_SWITCHING_PROTOCOLS)
                 try:
                     await self.app(asgi, listen, respond)
-                except Exception:
-                    if started or scope.failure is None:
+                except Exception as error:
+                    if started or (failure := scope.failure) is None:
+                        raise
+                    scope.failure = _made_of(failure, error)
+                    if scope.failure is error is not failure:
                         raise
                 if not started and (failure := scope.failure) is not None:
                     scope.failure = None
@@ -132,6 +138,19 @@ class ScopeMiddleware:
                     await scope.finish()
         finally:
             scope.failure = None  # with its traceback it would keep the request alive
+
+
+def _made_of(failure: Exception, error: Exception) -> Exception:
+    """What the application has made of ``failure``: what it raised while that was on its way, or itself."""
+    made, current = error, error
+    while current is not failure:
+        cause, context = current.__cause__, current.__context__
+        if isinstance(cause, Exception) and str(current).startswith(_TOO_LATE):
+            made = cause
+        if not isinstance(context, Exception):
+            return failure
+        current = context
+    return made
 
 
 async def _handle(

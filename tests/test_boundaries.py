@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from sqlalchemy.pool import QueuePool
 
 from scoped_async import AsyncScopedSession, Scope, current_scope, scope
 
+greenlet: Any = import_module("greenlet")  # has no types of its own
 Work = Coroutine[Any, Any, Any]
 Proxy = AsyncScopedSession[AsyncSession]
 
@@ -111,9 +113,46 @@ async def async_context_manager(work: Work) -> Any:
         return seen
 
 
+class InAGreenlet:
+    """As greenback does it: the steps of the work are taken in a greenlet that is not the task's own."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = greenlet.greenlet(self._steps)
+        inner.gr_context = greenlet.getcurrent().gr_context
+        has_ended, value = inner.switch()
+        while not has_ended:
+            try:
+                sent = yield value
+            except BaseException as error:
+                has_ended, value = inner.throw(error)
+            else:
+                has_ended, value = inner.switch(sent)
+        return value
+
+    def _steps(self) -> tuple[bool, Any]:
+        step: Callable[[Any], Any] = self.work.send
+        value: Any = None
+        while True:
+            try:
+                waiting = step(value)
+            except StopIteration as end:
+                return True, end.value
+            try:
+                step, value = self.work.send, greenlet.getcurrent().parent.switch((False, waiting))
+            except BaseException as error:
+                step, value = self.work.throw, error
+
+
+async def in_a_greenlet(work: Work) -> Any:
+    return await InAGreenlet(work)
+
+
 WAYS_TO_WAIT: list[Callable[[Work], Work]] = [
     bare, task, wait_for, timeout, fail_after, shield, gather, wait, as_completed, task_group,
-    anyio_task_group, exit_stack, async_context_manager,
+    anyio_task_group, exit_stack, async_context_manager, in_a_greenlet,
 ]  # fmt: skip
 
 
@@ -134,6 +173,20 @@ class TestWaysToWait:
         async with scope():
             first = await way(here(Session))
             assert await here(Session) == first
+
+    @pytest.mark.parametrize("way", WAYS_TO_WAIT)
+    async def test_a_scope_of_its_own_ends_within(
+        self, way: Callable[[Work], Work], Session: Proxy, engine: AsyncEngine
+    ) -> None:
+        async def unit() -> Scope:
+            async with scope(commit=True) as opened:
+                await here(Session)
+            assert checked_out(engine) == 0
+            return opened
+
+        async with scope() as outer:
+            assert (await way(unit())).closed
+            assert current_scope() is outer
 
 
 class TestEventLoops:

@@ -1,5 +1,6 @@
 """Law 10, where what the exit meets is broken itself: factories, exceptions, and what hooks raise."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -134,6 +135,21 @@ class TestLaw10AGeneratorExitOutOfAHook:
         assert "GeneratorExit" in raised.value.__notes__[0]
         assert current_scope(None) is None
         assert checked_out(engine) == 0
+
+    async def test_a_cancellation_that_came_meanwhile_stays(self) -> None:
+        async def end_of_a_generator_later() -> None:
+            leaving.cancel()
+            await asyncio.sleep(0)
+            raise GeneratorExit
+
+        async def leave() -> None:
+            async with scope() as opened:
+                opened.after_commit(end_of_a_generator_later)
+
+        leaving = asyncio.create_task(leave())
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await leaving
+        assert "GeneratorExit" in raised.value.__notes__[0]
 
 
 class Falsy(Exception):

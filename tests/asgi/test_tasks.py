@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import fastapi
 import litestar
@@ -189,3 +189,25 @@ async def test_sync_endpoints_run_in_another_thread(
         assert (await client.get("/")).is_success
     assert "`async def`" in refusals[0]
     assert "anyio.from_thread.run" in refusals[0]
+
+
+@pytest.mark.parametrize(("status", "stored"), [(200, {"background"}), (400, set[str]())])
+async def test_a_background_task_of_quart_runs_beside_its_request(
+    service: Service, status: int, stored: set[str]
+) -> None:
+    """So what it does before the request has ended is work of the request."""
+    app, written = quart.Quart("app"), asyncio.Event()
+
+    async def work() -> None:
+        await write(service.Session, "background")
+        written.set()
+
+    @app.get("/")
+    async def handler() -> tuple[str, int]:
+        app.add_background_task(work)
+        await written.wait()
+        return "", status
+
+    async with client_of(ScopeMiddleware(cast(Application, app), commit=True)) as client:
+        assert (await client.get("/")).status_code == status
+    assert await service.stored() == stored
