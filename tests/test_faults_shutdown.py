@@ -134,17 +134,24 @@ class TestTheLoopEnds:
         assert tasks[0].cancelled()
 
     @pytest.mark.parametrize("steps", range(6))
-    @pytest.mark.parametrize("by_hand", [False, True], ids=["exit", "Session.commit()"])
-    def test_with_a_scope_being_left(self, postgres_url: str, by_hand: bool, steps: int) -> None:
+    @pytest.mark.parametrize("end", ["exit", "Session.commit()", "Session.rollback()", "Session.begin()"])
+    def test_with_work_that_ends(self, postgres_url: str, end: str, steps: int) -> None:
         """Cancelled with its helper at any step, before the helper's first one too."""
+
+        async def work(Session: Proxy) -> None:
+            await Session.scalar(select(1))
+            ready.set()
+            await go_on.wait()
 
         async def worker(Session: Proxy) -> None:
             async with scope(commit=True):
-                await Session.scalar(select(1))
-                ready.set()
-                await go_on.wait()
-                if by_hand:
-                    await Session.commit()
+                if end == "Session.begin()":
+                    async with Session.begin():
+                        await work(Session)
+                    return
+                await work(Session)
+                if end != "exit":
+                    await (Session.commit if end == "Session.commit()" else Session.rollback)()
 
         async def unit(Session: Proxy, gate: Gate) -> None:
             tasks.append(asyncio.create_task(worker(Session)))
