@@ -16,18 +16,7 @@ from scoped_async import (
     current_scope,
     scope,
 )
-from watch import (
-    Gate,
-    Item,
-    Proxy,
-    Watched,
-    answer,
-    names,
-    one_connection,
-    out,
-    schema,
-    silence,
-)
+from watch import Gate, Item, Proxy, Watching, answer, names, one_connection, out, schema, silence
 
 SECOND_OPERATIONS: dict[str, Callable[[Proxy], Awaitable[Any]]] = {
     "execute": lambda Session: Session.execute(answer(2)),
@@ -59,16 +48,6 @@ SECOND_OPERATIONS: dict[str, Callable[[Proxy], Awaitable[Any]]] = {
 
 
 @pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
-
-
-@pytest.fixture
 def sent(engine: AsyncEngine) -> list[str]:
     """The statements that reach the driver."""
     statements: list[str] = []
@@ -80,7 +59,7 @@ def sent(engine: AsyncEngine) -> list[str]:
     return statements
 
 
-class TestLaw14OneOperationAtATime:
+class TestLaw14OneOperationAtATime(Watching):
     """A second operation that another task starts while the first is in flight is refused."""
 
     @pytest.mark.parametrize("operation", SECOND_OPERATIONS)
@@ -219,7 +198,7 @@ class TestLaw14OneOperationAtATime:
         assert await asyncio.gather(*map(child, range(10))) == list(range(10))
 
 
-class TestLaw15ItsOwnLoopOnly:
+class TestLaw15ItsOwnLoopOnly(Watching):
     """From another thread or another loop: `ForeignThreadError`, which says which."""
 
     @pytest.mark.parametrize("used", [False, True], ids=["not used yet", "used already"])

@@ -10,28 +10,10 @@ from scoped_async import (
     current_scope,
     scope,
 )
-from watch import (
-    Gate,
-    Item,
-    Proxy,
-    Watched,
-    answer,
-    names,
-    out,
-)
+from watch import Gate, Item, Proxy, Watching, answer, names, out
 
 
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
-
-
-class TestLaw17TheExitWaits:
+class TestLaw17TheExitWaits(Watching):
     """Operations of other tasks still in flight are waited for; new ones are refused."""
 
     @pytest.mark.parametrize("commit", [False, True])

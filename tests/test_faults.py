@@ -18,31 +18,10 @@ from scoped_async import (
     AsyncScopedSession,
     scope,
 )
-from watch import (
-    PID,
-    Calls,
-    Gate,
-    Item,
-    Proxy,
-    Watched,
-    names,
-    out,
-    pool_of_one,
-    terminated,
-)
+from watch import PID, Calls, Gate, Item, Proxy, Watched, Watching, names, out, pool_of_one, terminated
 
 
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
-
-
-class TestAConnectionDies:
+class TestAConnectionDies(Watching):
     async def test_in_the_middle_of_a_statement(
         self, Session: Proxy, engine: AsyncEngine, gate: Gate
     ) -> None:
@@ -136,7 +115,7 @@ class TestAConnectionDies:
         assert out(engine) == 0
 
 
-class TestTheServerIsAway:
+class TestTheServerIsAway(Watching):
     """Stopped while a scope is open, and started again."""
 
     @pytest.fixture
@@ -192,7 +171,7 @@ class Unclosable(AsyncSession):
         raise LookupError("close() failed")
 
 
-class TestWhatRaises:
+class TestWhatRaises(Watching):
     @pytest.mark.parametrize("commit", [False, True])
     async def test_a_close_that_raises(self, engine: AsyncEngine, Session: Proxy, commit: bool) -> None:
         Bad = AsyncScopedSession(async_sessionmaker(engine, class_=Unclosable))

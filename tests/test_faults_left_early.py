@@ -18,30 +18,10 @@ from scoped_async import (
     ScopeClosedError,
     scope,
 )
-from watch import (
-    PID,
-    Gate,
-    Item,
-    Proxy,
-    Watched,
-    answer,
-    names,
-    out,
-    pool_of_one,
-)
+from watch import PID, Gate, Item, Proxy, Watching, answer, names, out, pool_of_one
 
 
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
-
-
-class TestThePoolIsExhausted:
+class TestThePoolIsExhausted(Watching):
     async def test_the_one_that_waits_gets_a_clear_error(self, postgres_url: str) -> None:
         async with pool_of_one(postgres_url, pool_timeout=0.1) as (engine, Session):
             async with scope():
@@ -90,7 +70,7 @@ class TestThePoolIsExhausted:
         assert out(engine) == 0
 
 
-class TestLeftWhileAChildIsNotDone:
+class TestLeftWhileAChildIsNotDone(Watching):
     """What the proxy guards is waited for (law 17); what the real session runs is cut off."""
 
     async def test_a_child_iterates_a_stream(self, Session: Proxy, engine: AsyncEngine) -> None:

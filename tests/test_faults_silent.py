@@ -17,26 +17,7 @@ from scoped_async import (
     ScopeCleanupError,
     scope,
 )
-from watch import (
-    Calls,
-    Item,
-    Proxy,
-    Watched,
-    answer,
-    names,
-    out,
-    pool_of_one,
-)
-
-
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
+from watch import Calls, Item, Proxy, Watched, Watching, answer, names, out, pool_of_one
 
 
 @pytest.fixture
@@ -45,7 +26,7 @@ async def silent(postgres_url: str) -> AsyncIterator[Relay]:
         yield silent
 
 
-class TestTheServerGoesSilent:
+class TestTheServerGoesSilent(Watching):
     """Law 12: the exit is bounded by ``close_timeout``, and the connection is terminated."""
 
     @pytest.fixture

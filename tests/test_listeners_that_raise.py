@@ -9,17 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import object_session
 
 from scoped_async import current_scope, scope
-from watch import Item, Proxy, Watched, assert_works, names, out
-
-
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
+from watch import Item, Proxy, Watching, assert_works, names, out
 
 
 def raise_at_the_next_rollback(engine: AsyncEngine) -> None:
@@ -30,7 +20,7 @@ def raise_at_the_next_rollback(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "rollback", fail)
 
 
-class TestLaw11OfARollback:
+class TestLaw11OfARollback(Watching):
     """A connection whose rollback failed is terminated, not handed out for good."""
 
     @pytest.mark.parametrize("end", ["exit", "Session.rollback()", "Session.close()", "scope.release()"])
@@ -74,7 +64,7 @@ class TestLaw11OfARollback:
         assert object_session(item) is None
 
 
-class TestLaw23OfACommit:
+class TestLaw23OfACommit(Watching):
     """What a listener raises after the COMMIT leaves the work committed, and its callbacks are told so."""
 
     @pytest.mark.parametrize("error", [OSError, asyncio.CancelledError])

@@ -15,27 +15,10 @@ from scoped_async import (
     ScopedResource,
     scope,
 )
-from watch import (
-    Item,
-    Proxy,
-    Watched,
-    names,
-    one_connection,
-    out,
-)
+from watch import Item, Proxy, Watching, names, one_connection, out
 
 
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
-
-
-class TestLaw18NothingIsCommittedUnlessAsked:
+class TestLaw18NothingIsCommittedUnlessAsked(Watching):
     """By `Session.commit()`, `scope.commit()`, or ``commit=True``; every exception rolls back."""
 
     async def test_a_clean_exit_alone_commits_nothing(self, Session: Proxy) -> None:
@@ -120,7 +103,7 @@ class TestLaw18NothingIsCommittedUnlessAsked:
         assert await names(Session) == []
 
 
-class TestLaw22SeveralResources:
+class TestLaw22SeveralResources(Watching):
     """Commits go in the order of first use; after one that fails the rest are rolled back, with a note."""
 
     @pytest.fixture

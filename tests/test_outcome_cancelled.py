@@ -12,26 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from scoped_async import (
     scope,
 )
-from watch import (
-    Gate,
-    Item,
-    Proxy,
-    Watched,
-    names,
-    out,
-)
+from watch import Gate, Item, Proxy, Watching, names, out
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
 
 
 async def anything(awaitable: Awaitable[T]) -> T:
@@ -80,7 +63,7 @@ async def of_begin(Session: Proxy) -> None:
 
 
 @pytest.mark.parametrize("commit", COMMITS)
-class TestLaw21ACommitRunsToItsEnd:
+class TestLaw21ACommitRunsToItsEnd(Watching):
     """A commit that has started runs to its end; a cancellation meanwhile is raised afterwards."""
 
     @pytest.mark.parametrize("cancels", [1, 3])

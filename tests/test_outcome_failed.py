@@ -13,19 +13,9 @@ from scoped_async import (
     RollbackOnlyError,
     scope,
 )
-from watch import PID, Item, Proxy, Watched, names, out
+from watch import PID, Item, Proxy, Watching, names, out
 
 BROKEN = text("SELECT 1 / 0")
-
-
-@pytest.fixture
-def engine(watched: Watched) -> AsyncEngine:
-    return watched[0]
-
-
-@pytest.fixture
-def Session(watched: Watched) -> Proxy:
-    return watched[1]
 
 
 async def by_the_proxy(Session: Proxy) -> None:
@@ -123,7 +113,7 @@ async def by_begin(Session: Proxy, fail: Callable[[Proxy], Awaitable[None]]) -> 
         await fail(Session)
 
 
-class TestLaw20AFailedCommitIsRaised:
+class TestLaw20AFailedCommitIsRaised(Watching):
     """Where the scope is left, with everything rolled back; also when the server was silent about it."""
 
     async def test_at_the_exit_and_everything_is_rolled_back(

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import asyncpg
+import pytest
 from sqlalchemy import UniqueConstraint, func, literal, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -58,6 +59,18 @@ async def pool_of_one(url: str, **options: Any) -> AsyncIterator[Watched]:
             assert out(engine) == 0
         finally:
             await engine.dispose()
+
+
+class Watching:
+    """Tests whose ``engine`` and ``Session`` are those of the fixture ``watched``."""
+
+    @pytest.fixture
+    def engine(self, watched: Watched) -> AsyncEngine:
+        return watched[0]
+
+    @pytest.fixture(name="Session")
+    def session(self, watched: Watched) -> Proxy:
+        return watched[1]
 
 
 def one_connection(url: str, schema: str, **options: Any) -> AsyncEngine:
