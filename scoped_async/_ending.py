@@ -81,11 +81,11 @@ class Ending:
 
     def _in_transaction(self, *, but_for_the_close: bool = False) -> list[Held]:
         """What is in a transaction, newest first; ``but_for_the_close``: that a close would not end."""
-        lost: list[Held] = []
-        for held in reversed(self.unit.values()):
-            if not (but_for_the_close and held.rolls_back_at_close) and held.in_transaction:
-                lost.append(held)
-        return lost
+        return [
+            held
+            for held in reversed(self.unit.values())
+            if not (but_for_the_close and held.rolls_back_at_close) and held.in_transaction
+        ]
 
     async def _roll_back(self, lost: Sequence[Held]) -> None:
         for held in lost:

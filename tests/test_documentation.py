@@ -27,19 +27,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
-ROOT = Path(__file__).parents[1]
+from pages import ROOT, pages
+
 CODE = re.compile(r"```python\n|code-block: python\n")
 NEEDS = re.compile(r"<!-- needs: ([\w. ]+) -->\n")
 IGNORED = re.compile(r"\s+")
 
 
-def pages() -> Iterator[str]:
+def pages_that_run() -> Iterator[str]:
     """Those with code whose packages are there: a page may begin with ``<!-- needs: package package -->``."""
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
-        name = path.relative_to(ROOT).as_posix()
-        if name.startswith(("docs/_build/", "docs/examples/")):
-            continue
-        text = path.read_text(encoding="utf-8")
+    for name in pages():
+        text = (ROOT / name).read_text(encoding="utf-8")
         needs = NEEDS.match(text)
         if CODE.search(text) and (needs is None or all(find_spec(package) for package in needs[1].split())):
             yield name
@@ -137,7 +135,7 @@ def database_url(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 # What a driver had begun to await when SQLAlchemy raised MissingGreenlet, which some pages show.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("name", list(pages()))
+@pytest.mark.parametrize("name", list(pages_that_run()))
 def test_page(
     name: str,
     database_url: str,

@@ -3,23 +3,15 @@
 import ast
 import builtins
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from pages import ROOT, pages
+
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INVISIBLE = re.compile(r"^<!---.*?^--->", re.DOTALL | re.MULTILINE)
 TAKEN_FOR_GIVEN = {"README.md": {"engine", "User"}, "docs/index.md": {"engine", "User"}}
 """What these say in words."""
-
-
-def pages() -> Iterator[str]:
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
-        name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(("docs/_build/", "docs/examples/")):
-            yield name
 
 
 def names(tree: ast.AST) -> tuple[set[str], set[str]]:

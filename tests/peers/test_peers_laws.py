@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from libraries_installed import TaskSession
 from sqlalchemy import insert, select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
-    async_scoped_session,
-    async_sessionmaker,
     create_async_engine,
 )
 from sqlalchemy.orm import Session
@@ -24,7 +23,7 @@ from watch import out
 async def test_a_unit_within_a_unit_is_the_same(engine: AsyncEngine) -> None:
     """Laws 1 and 24: by a scope function, what commits in the same task commits all of it."""
     await scoped_session(engine)
-    by_task = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+    by_task = TaskSession(engine).Session
 
     async def within() -> None:
         await by_task.execute(insert(Entry).values(text="within"))
