@@ -1,12 +1,15 @@
 """Laws of ours that SQLAlchemy's own sessions, and contextlib, do not have: what happens there instead."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar, Token
 
 import pytest
 from libraries_installed import TaskSession
-from sqlalchemy import insert, select
+from sqlalchemy import insert, inspect, select
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -64,6 +67,29 @@ async def test_a_close_that_fails_replaces_the_exception(engine: AsyncEngine) ->
             raise LookupError
 
 
+async def test_a_shield_is_left_before_the_end(postgres_url: str) -> None:
+    """Law 11: the clean-up goes on, but who is cancelled does not wait for it."""
+
+    async def leave() -> None:
+        await asyncio.shield(closing)
+
+    async with relay(postgres_url) as line:
+        engine = create_async_engine(line.url)
+        session = AsyncSession(engine)
+        await session.execute(select(1))
+        line.go_silent()
+        closing = asyncio.create_task(session.close())
+        leaving = asyncio.create_task(leave())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert out(engine) == 1
+        line.speak()
+        await closing
+        await engine.dispose()
+
+
 async def test_a_close_waits_for_a_silent_server(postgres_url: str) -> None:
     """Law 12: nothing bounds it."""
     async with relay(postgres_url) as line:
@@ -77,6 +103,22 @@ async def test_a_close_waits_for_a_silent_server(postgres_url: str) -> None:
         line.speak()
         await closing
         await engine.dispose()
+
+
+def test_a_token_keeps_what_was_set_before() -> None:
+    """Law 13: whoever keeps a token keeps the unit around, and all those around that."""
+
+    class Unit:
+        token: Token["Unit"]
+
+    current: ContextVar[Unit] = ContextVar("current")
+    around, within = Unit(), Unit()
+    around.token = current.set(around)
+    within.token = current.set(within)
+    kept = weakref.ref(around)
+    del around
+    gc.collect()
+    assert kept() is not None
 
 
 def test_another_loop(postgres_url: str) -> None:
@@ -137,3 +179,19 @@ async def test_a_session_left_while_a_child_uses_it(engine: AsyncEngine) -> None
     await using
     assert out(engine) == 1
     await session.close()
+
+
+@pytest.mark.parametrize("end", ["close", "commit", "rollback"])
+async def test_an_end_in_the_middle_of_a_unit(end: str, engine: AsyncEngine) -> None:
+    """Law 29: each of the three gives the connection back, and each costs something."""
+    await scoped_session(engine)
+    async with AsyncSession(engine, expire_on_commit=False) as session:
+        await session.execute(insert(Entry).values(text="a"))
+        await session.commit()
+        entry = (await session.scalars(select(Entry))).one()
+        await session.execute(insert(Entry).values(text="b"))
+        await getattr(session, end)()
+        assert out(engine) == 0
+        assert inspect(entry).detached == (end == "close")
+        assert bool(inspect(entry).expired_attributes) == (end == "rollback")
+    assert await stored(engine) == ({"a", "b"} if end == "commit" else {"a"})
