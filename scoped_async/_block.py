@@ -156,6 +156,7 @@ class Nested(Block):
         for held in list(unit.values()):
             await let_settle(held)
         refuse_sibling(unit, frame)
+        unit.reach_savepoints()
         holdings = list(unit.values())
         claimed = claim_all(holdings, "the entry of a nested block")
         self.savepoints = {}
@@ -168,7 +169,7 @@ class Nested(Block):
             raise
         finally:
             give_up_all(claimed)
-        self.level = unit.callbacks.open()
+        self.level = unit.callbacks.open([held.savepoints[-1] for held in self.savepoints if held.savepoints])
         unit.savepoints = [*unit.savepoints, self]
 
     async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:

@@ -80,6 +80,8 @@ class Committable(HeldTransaction):
         # By a hook of the flush, perhaps.
         refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
         self.refuse_spoiled(session)
+        if self.doubtful:
+            self.note_vanished(session)
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True

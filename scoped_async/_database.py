@@ -96,6 +96,16 @@ def find_spoiled(session: Session) -> DBAPIError | None:
     return None
 
 
+def has_vanished(session: Session) -> bool:
+    """Whether a transaction that SQLAlchemy has begun is over for the driver; of asyncpg, which can tell."""
+    for connection in connections_of(session):
+        checked_out: Any = connection.connection
+        begun = getattr(checked_out.dbapi_connection, "_transaction", None)
+        if begun is not None and not checked_out.driver_connection.is_in_transaction():
+            return True
+    return False
+
+
 def has_failed(session: Session) -> bool:
     """Whether a statement failed on one of the session's connections."""
     if not _failed:

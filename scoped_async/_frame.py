@@ -54,6 +54,11 @@ class Unit(dict[object, Held]):
             self.registered = Callbacks()
         return self.registered
 
+    def reach_savepoints(self) -> None:
+        """Let the callbacks know of the savepoints that are open, whoever has set them."""
+        for held in self.values():
+            self.callbacks.reach(held.savepoints)
+
     @property
     def marked(self) -> bool:
         """Whether the work can only be rolled back."""

@@ -103,7 +103,7 @@ class GuardedTransaction(AsyncSessionTransaction):
     def __init__(self, held: HeldSession, *, nested: bool) -> None:
         super().__init__(held.object, nested=nested)
         self.held = held
-        self.level = []
+        self.level = Level()
         self.starting = False
 
     @property
@@ -129,6 +129,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         self.task = asyncio.current_task()
         self.starting = True
         if self.nested:
+            unit.reach_savepoints()
             unit.savepoints = [*unit.savepoints, self]
         try:
             await super().start(is_ctxmanager)
@@ -137,7 +138,7 @@ class GuardedTransaction(AsyncSessionTransaction):
             if owed:
                 self.held.give_up()
         if self.nested:
-            self.level = unit.callbacks.open()
+            self.level = unit.callbacks.open([self.sync_transaction])
         else:
             self.held.begun = self.sync_transaction
         return self
@@ -195,13 +196,13 @@ class GuardedTransaction(AsyncSessionTransaction):
 
     async def _commit(self, commit: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self.nested:
-            await commit()
+            await self.held.ending_by(commit)
         else:
             await self.held.commit(commit)
 
     async def _roll_back(self, roll_back: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self.nested:
-            await roll_back()
+            await self.held.ending_by(roll_back)
         else:
             await self.held.cutting_off(roll_back)
 

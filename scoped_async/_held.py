@@ -57,6 +57,11 @@ class Held(ABC):
         """From now on, tell the unit of work that is lost by other ways than a scope's or the proxy's."""
 
     @property
+    def savepoints(self) -> Sequence[object]:
+        """The savepoints that are open on it, the outermost first."""
+        return ()
+
+    @property
     def commits_at_end(self) -> bool:
         """Whether the block of a ``begin()`` is open, whose end commits."""
         return False

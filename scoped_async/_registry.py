@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ._callbacks import Outcome
 from ._checks import usable_unit
 from ._frame import current
 from ._session import HeldSession
@@ -54,7 +55,7 @@ class Registry(Generic[S]):
         held = unit.get(self._proxy)
         if isinstance(held, HeldSession):
             if held.in_transaction:
-                unit.callbacks.postpone()
+                unit.callbacks.postpone(Outcome.ROLLED_BACK)
             del unit[self._proxy]
             held.forgotten = True
             unit[held] = held

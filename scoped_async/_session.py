@@ -1,5 +1,6 @@
 """What a scope holds of an AsyncSession: its savepoints, its streams, and what stands against a release."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.orm import SessionTransaction
@@ -75,10 +76,13 @@ class SavepointOfSession(Savepoint):
 
     async def release(self) -> None:
         if not has_ended(self.transaction):  # as by close() in the block
-            await self.held.object.run_sync(lambda _: self.transaction.commit())
+            await self._end(self.transaction.commit)
 
     async def roll_back(self) -> None:
-        await self.held.object.run_sync(lambda _: self.transaction.rollback())
+        await self._end(self.transaction.rollback)
+
+    async def _end(self, end: Callable[[], None]) -> None:
+        await self.held.ending_by(lambda: self.held.object.run_sync(lambda _: end()))
 
 
 class WholeTransaction(Savepoint):

@@ -12,27 +12,21 @@ from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportP
 
 from ._database import connections_of, has_changes, set_read_only, terminate, terminate_busy
 from ._frame import Owner
-from ._held import Held
+from ._watched import WatchedSession
 from .exceptions import ReadOnlyScopeError, ScopeCleanupError, ScopeClosedError
 
 _CLOSE_IS_RESET = _SessionCloseState.CLOSE_IS_RESET
 _close, _close_sync = AsyncSession.close, Session.close
 
 
-class HeldTransaction(Held):
+class HeldTransaction(WatchedSession):
     """An `AsyncSession` in one scope, as far as the end of its transactions goes."""
 
     rolls_back_at_close = True
     begun: SessionTransaction | None = None
     """The transaction of the last ``begin()``."""
-    committed: SessionTransaction | None = None
-    """The transaction that was committed last, as far as that is watched."""
-    doubtful = False
-    """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
     failure: BaseException | None
     """What the last operation that failed in this transaction raised."""
-    ending = False
-    """Whether its transaction is being ended by the scope or the proxy."""
     forgotten = False
     """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
     leaving: "Sequence[Connection]" = ()
@@ -196,23 +190,6 @@ class HeldTransaction(Held):
         self.failure = None
         self.doubtful = False
         self.streams = ()
-
-    # -- work that is lost by other ways, which SQLAlchemy's own objects offer
-
-    def watch(self) -> None:
-        session = self.object.sync_session
-        if not event.contains(session, "after_commit", self._note_commit):
-            event.listen(session, "after_commit", self._note_commit)
-            event.listen(session, "after_transaction_end", self._note_end)
-
-    def _note_commit(self, session: Session) -> None:
-        self.committed = session.get_nested_transaction() or session.get_transaction()
-
-    def _note_end(self, _: Session, transaction: SessionTransaction) -> None:
-        if transaction.parent is None and transaction is not self.committed and not self.ending:
-            unit = self.owner.here().unit_in_use()
-            if unit is not None:
-                unit.callbacks.postpone()
 
     # -- readonly
 

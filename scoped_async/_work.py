@@ -86,6 +86,7 @@ class Work(Owner):
                 f"A callback is a function, followed by its arguments, and not {callback.function!r}: write "
                 "`after_commit(send, message)`."
             )
+        unit.reach_savepoints()
         unit.callbacks.add(callback)
         for held in unit.values():
             held.watch()

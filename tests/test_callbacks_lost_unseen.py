@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from entries import Log, Sessions, stored, write
@@ -36,6 +37,15 @@ async def by_a_block_of_the_session_itself(Session: Sessions) -> None:
         await write(session, "lost too")
 
 
+async def by_a_statement(Session: Sessions) -> None:
+    await Session.execute(text("-- enough\n rollback"))
+
+
+async def by_a_statement_on_its_connection(Session: Sessions) -> None:
+    connection = await Session.connection()
+    await connection.exec_driver_sql("ABORT")
+
+
 Loss = Callable[[Sessions], Awaitable[None]]
 
 LOSSES = pytest.mark.parametrize(
@@ -47,6 +57,8 @@ LOSSES = pytest.mark.parametrize(
         by_the_session_itself,
         by_a_close_of_the_session_itself,
         by_a_block_of_the_session_itself,
+        by_a_statement,
+        by_a_statement_on_its_connection,
     ],
 )
 
@@ -130,6 +142,25 @@ class TestLaw23WorkThatIsLostNeverFiresAfterCommit:
         assert await stored(engine) == set()
 
 
+class TestLaw23NobodyKnows:
+    """What the driver's own connection has ended may be committed or not: neither runs."""
+
+    @pytest.mark.parametrize("statement", ["ROLLBACK", "COMMIT"])
+    async def test_by_the_driver(
+        self, statement: str, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "a line")
+            log.watch("before")
+            connection = await (await Session.connection()).get_raw_connection()
+            assert connection.driver_connection is not None
+            await connection.driver_connection.execute(statement)
+            await Session.commit()
+            log.watch("after")
+        assert log == ["after committed"]
+        assert await stored(engine) == ({"a line"} if statement == "COMMIT" else set())
+
+
 class TestLaw23WhatIsNoLoss:
     """What ends a transaction without losing anything does not count as a rollback."""
 
@@ -152,6 +183,18 @@ class TestLaw23WhatIsNoLoss:
             savepoint = await Session().begin_nested()
             await write(Session, "undone")
             await savepoint.rollback()
+        assert log == ["committed"]
+        assert await stored(engine) == {"kept"}
+
+    @pytest.mark.parametrize("statement", ["SELECT 'rollback'", "COMMIT", "ROLLBACK TO before"])
+    async def test_a_statement_that_rolls_nothing_back(
+        self, statement: str, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "kept")
+            log.watch()
+            await Session.execute(text("SAVEPOINT before"))
+            await Session.execute(text(statement))
         assert log == ["committed"]
         assert await stored(engine) == {"kept"}
 

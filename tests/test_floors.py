@@ -20,7 +20,8 @@ FLOORS = [
     },  # what is called back; what a scope holds
     {"_clone", "_database", "_frame"},  # what is current
     {"_checks", "_decorate", "_outcome", "_stand_in"},  # what may be done; how work ends
-    {"_ending", "_line", "_transaction", "_work"},
+    {"_ending", "_line", "_watched", "_work"},
+    {"_transaction"},
     {"_commit"},
     {"_session"},
     {"_exit", "_guarded", "_recorder", "_registry", "_resource"},
@@ -41,7 +42,8 @@ OTHERS = {
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
         "_clone", "_commit", "_database", "_database_errors", "_delegates", "_guarded", "_isolation",
-        "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction", "session",
+        "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction", "_watched",
+        "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip

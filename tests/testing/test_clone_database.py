@@ -118,7 +118,7 @@ class TestPostgresql:
                 pass
 
     async def test_a_server_without_the_database_of_the_url_says_so_itself(self, postgres_url: str) -> None:
-        with pytest.raises(DBAPIError, match='database "nowhere" does not exist'):
+        with pytest.raises(Exception, match='database "nowhere" does not exist'):  # in 2.0 the driver's own
             async with clone_database(make_url(postgres_url).set(database="nowhere"), "template1"):
                 pass
 

@@ -154,7 +154,8 @@ class TestWhatIsRecorded:
 
     async def test_a_database_that_is_not_there(self, postgres_url: str) -> None:
         engine = create_async_engine(make_url(postgres_url).set(database="nowhere"))
-        with recorder(engine) as recorded, pytest.raises(DBAPIError, match="nowhere"):
+        refused = pytest.raises(Exception, match="nowhere")  # SQLAlchemy 2.0 raises the driver's own
+        with recorder(engine) as recorded, refused:
             await engine.connect()
         assert recorded == Recording()
 
