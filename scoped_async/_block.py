@@ -156,7 +156,6 @@ class Nested(Block):
         for held in list(unit.values()):
             await let_settle(held)
         refuse_sibling(unit, frame)
-        unit.reach_savepoints()
         holdings = list(unit.values())
         claimed = claim_all(holdings, "the entry of a nested block")
         self.savepoints = {}

@@ -129,7 +129,6 @@ class GuardedTransaction(AsyncSessionTransaction):
         self.task = asyncio.current_task()
         self.starting = True
         if self.nested:
-            unit.reach_savepoints()
             unit.savepoints = [*unit.savepoints, self]
         try:
             await super().start(is_ctxmanager)
@@ -196,7 +195,7 @@ class GuardedTransaction(AsyncSessionTransaction):
 
     async def _commit(self, commit: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self.nested:
-            await self.held.ending_by(commit)
+            await commit()
         else:
             await self.held.commit(commit)
 

@@ -1,6 +1,8 @@
 """isolate(): whatever an application's sessions do is rolled back, and they cannot tell."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from notes import Note, read, sessions_of, stored, write
@@ -132,6 +134,16 @@ class TestAsInProduction:
             await work(commit=False)
             await work(commit=True)
         assert ran == ["rolled back", "committed"]
+
+    async def test_a_session_with_callbacks_is_let_go(self, session: Proxy, notes: AsyncEngine) -> None:
+        async with isolate(session, notes):
+            async with scope(commit=True) as opened:
+                opened.after_commit(print)
+                ended = weakref.ref(session())
+                await session.execute(insert(Note).values(id=1))
+            del opened
+            gc.collect()
+            assert ended() is None
 
     async def test_nested_blocks_are_savepoints_within(self, session: Proxy, notes: AsyncEngine) -> None:
         @scope(propagation="nested")
