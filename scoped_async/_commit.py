@@ -13,6 +13,17 @@ from ._database_errors import is_unknown, was_answered
 from ._transaction import HeldTransaction
 from .exceptions import ReadOnlyScopeError, RollbackOnlyError
 
+_SPOILED = (
+    "would be a rollback: a statement in its transaction failed, the error was swallowed, and PostgreSQL "
+    "takes no commit after that. Let such an error out, or put what may fail in a savepoint: "
+    '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
+)
+_LOST = (
+    "cannot be done: its connection was lost in the middle of the transaction, as when a timeout or a "
+    "cancellation cuts a statement off, and that was swallowed. Let it out, or put what may be cut off in a "
+    "scope of its own: `async with scope(): ...`."
+)
+
 
 class Committable(HeldTransaction):
     """An `AsyncSession` in one scope, as far as its commits go too."""
@@ -89,17 +100,17 @@ class Committable(HeldTransaction):
             session.commit()
 
     def refuse_spoiled(self, session: Session) -> None:
-        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK."""
+        """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK, or has none."""
         if not (self.doubtful or self.failure is not None or has_failed(session)):
             return
+        if any(connection.invalidated for connection in connections_of(session)):
+            raise self._refused(_LOST) from self.failure
         if (answer := find_spoiled(session)) is not None:
-            raise RollbackOnlyError(
-                f"The commit of {self.label}, opened at {self.owner.opened_at}, would be a rollback: a "
-                "statement in its transaction failed, the error was swallowed, and PostgreSQL takes no "
-                "commit after that. Let such an error out, or put what may fail in a savepoint: "
-                '`async with Session.begin_nested(): ...` or scope(propagation="nested").'
-            ) from first_of(self.failure, answer)
+            raise self._refused(_SPOILED) from first_of(self.failure, answer)
         forgive(session)
+
+    def _refused(self, why: str) -> RollbackOnlyError:
+        return RollbackOnlyError(f"The commit of {self.label}, opened at {self.owner.opened_at}, {why}")
 
     async def _recover(self, error: BaseException) -> None:
         """After a failed commit: leave no connection in the pool that is still in the middle of something."""

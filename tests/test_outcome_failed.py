@@ -1,5 +1,6 @@
 """Law 20: no commit that failed is swallowed, nor one that the server turned into a rollback."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
@@ -9,10 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session as SyncSession
 
-from scoped_async import (
-    RollbackOnlyError,
-    scope,
-)
+from scoped_async import RollbackOnlyError, is_retryable, scope
 from watch import PID, Item, Proxy, Watching, names, out
 
 BROKEN = text("SELECT 1 / 0")
@@ -83,6 +81,17 @@ SWALLOWED = [
 ]  # fmt: skip
 
 
+async def by_a_timeout(Session: Proxy) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await Session.execute(text("SELECT pg_sleep(60)"))
+
+
+async def by_the_server(Session: Proxy) -> None:
+    with pytest.raises(DBAPIError):
+        await Session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
 async def at_the_exit(Session: Proxy, fail: Callable[[Proxy], Awaitable[None]]) -> None:
     async with scope(commit=True):
         Session.add(Item(id=1, name="lost"))
@@ -111,6 +120,13 @@ async def by_begin(Session: Proxy, fail: Callable[[Proxy], Awaitable[None]]) -> 
         Session.add(Item(id=1, name="lost"))
         await Session.flush()
         await fail(Session)
+
+
+async def by_nested(Session: Proxy, fail: Callable[[Proxy], Awaitable[None]]) -> None:
+    async with scope(commit=True):
+        Session.add(Item(id=1, name="lost"))
+        async with scope(propagation="nested"):
+            await fail(Session)
 
 
 class TestLaw20AFailedCommitIsRaised(Watching):
@@ -161,6 +177,21 @@ class TestLaw20AFailedCommitIsRaised(Watching):
                 Session.add(Item(id=1, name="the same key"))
                 with pytest.raises(IntegrityError):
                     await Session.flush()
+        assert await names(Session) == []
+
+    @pytest.mark.parametrize("commit", [at_the_exit, by_session_commit, by_scope_commit, by_begin, by_nested])
+    @pytest.mark.parametrize("lose", [by_a_timeout, by_the_server])
+    async def test_a_swallowed_loss_of_the_connection_fails_the_commit(
+        self,
+        Session: Proxy,
+        engine: AsyncEngine,
+        lose: Callable[[Proxy], Awaitable[None]],
+        commit: Callable[[Proxy, Callable[[Proxy], Awaitable[None]]], Awaitable[None]],
+    ) -> None:
+        with pytest.raises(RollbackOnlyError, match="its connection was lost in the middle of") as failure:
+            await commit(Session, lose)
+        assert is_retryable(failure.value) is (lose is by_the_server)
+        assert out(engine) == 0
         assert await names(Session) == []
 
     async def test_what_was_undone_to_a_savepoint_does_not_stop_a_commit(self, Session: Proxy) -> None:
