@@ -32,8 +32,9 @@ async def take_turns(
 ) -> dict[str, dict[str, float]]:
     """Time ``loops`` for about ``seconds`` each in every round, beside the first of them.
 
-    Returns for each the microseconds per turn, ``best`` and ``median`` of the rounds, and the ``ratio`` to
-    the first in the same round: its median, and the quartiles as ``low`` and ``high``.
+    Returns for each the microseconds per turn, ``best`` and ``median`` of the rounds; the ``ratio`` to the
+    first in the same round: its median, and the quartiles as ``low`` and ``high``; and the median of the
+    microseconds ``added`` to the first in the same round.
     """
     gc.collect()
     gc.freeze()  # what is there does not belong to what is measured
@@ -49,7 +50,8 @@ async def take_turns(
 
 def summary(times: list[float], baseline: list[float]) -> dict[str, float]:
     """What is said of the ``times`` of one, beside those of the ``baseline`` in the same rounds."""
-    ratios = [time / other for time, other in zip(times, baseline, strict=True)]
+    pairs = list(zip(times, baseline, strict=True))
+    ratios = [time / other for time, other in pairs]
     low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return {
         "best": min(times) * 1e6,
@@ -57,6 +59,7 @@ def summary(times: list[float], baseline: list[float]) -> dict[str, float]:
         "ratio": median(ratios),
         "low": low,
         "high": high,
+        "added": median(time - other for time, other in pairs) * 1e6,
         "rounds": len(times),
     }
 
@@ -73,7 +76,7 @@ async def _time(loop: Loop, n: int) -> float:
 
 
 def scopes(*, rounds: int, seconds: float, track: Track) -> dict[str, Any]:
-    """The four functions of each peer, and the operations on PostgreSQL beside a bare sessionmaker."""
+    """The four functions of each peer, and the pairs of the bars."""
     from . import core
     from .database import engine
     from .peers import installed
@@ -87,8 +90,8 @@ def scopes(*, rounds: int, seconds: float, track: Track) -> dict[str, Any]:
             found[name] = await take_turns(
                 loops, rounds=rounds, seconds=seconds, track=track, title=f"Time: {name}"
             )
-        for name in ("select", "insert"):
-            pair = {key: loop for key, loop in core.DATABASE.items() if key.startswith(f"{name}:")}
+        for name in ("select", "insert", "request, unused"):
+            pair = {key: loop for key, loop in core.ALL.items() if key.startswith(f"{name}:")}
             found[f"{name}, bar"] = await take_turns(
                 pair, rounds=max(rounds, 30), seconds=2 * seconds, track=track, title=f"Time: {name} (bar)"
             )

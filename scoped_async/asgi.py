@@ -4,7 +4,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ._answer import new_request, request_options
+from ._answer import RequestScope, new_request, request_options
 from ._frame import UNUSED
 from ._propagation import checked_options
 
@@ -78,7 +78,8 @@ class ScopeMiddleware:
 
     async def __call__(self, asgi: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if asgi["type"] not in self._types:
+        kind = asgi["type"]
+        if kind not in self._types:
             await self.app(asgi, receive, send)
             return
         if self._name is None:
@@ -86,58 +87,80 @@ class ScopeMiddleware:
             scope = new_request(self._options, _CODE, (_NAME, asgi.get("method", "WEBSOCKET"), asgi["path"]))
         else:
             scope = new_request(self._options, _CODE, (self._name, asgi))
-        started = complete = gone = body_is_read = False
-
-        async def listen() -> Message:
-            nonlocal gone, body_is_read
-            message = await receive()
-            kind = message["type"]
-            if kind == "http.request":
-                body_is_read = not message.get("more_body")
-            elif kind == "http.disconnect" and not complete:
-                gone = True  # an application may end a response that it has cut short as if it were whole
-            return message
-
-        async def respond(message: Message) -> None:
-            nonlocal started, complete
-            kind = message["type"]
-            if kind in _BODIES:
-                if scope.failure is not None and not started:
-                    raise scope.failure
-                complete = not message.get("more_body")
-            elif kind in _STARTS and not started:
-                status = message["status"]
-                scope.commits = not gone and self._commits(status)
-                if scope.unit is not UNUSED and scope.is_unsettled:
-                    await scope.settle(success=not gone and status < 400)
-                started = True
-            elif kind == "websocket.accept":
-                complete = True
-            try:
-                await send(message)
-            except BaseException:
-                complete = complete and kind not in _ENDS
-                raise
-
+        exchange = _Exchange()  # without an __init__, which costs every request more than what it does
+        exchange.scope = scope
+        exchange.commits = self._commits
+        exchange.receive = receive
+        exchange.send = send
+        exchange.started = exchange.complete = exchange.gone = exchange.body_is_read = False
+        listen, respond = exchange.listen, exchange.respond
         try:
             async with scope:
-                if asgi["type"] == "websocket":
+                if kind == "websocket":
                     scope.commits = self._commits(_SWITCHING_PROTOCOLS)
                 try:
                     await self.app(asgi, listen, respond)
                 except Exception as error:
-                    if started or (failure := scope.failure) is None:
+                    if exchange.started or (failure := scope.failure) is None:
                         raise
                     scope.failure = _made_of(failure, error)
                     if scope.failure is error is not failure:
                         raise
-                if not started and (failure := scope.failure) is not None:
+                if not exchange.started and (failure := scope.failure) is not None:
                     scope.failure = None
-                    await _handle(failure, asgi, listen, respond, body_is_read=body_is_read)
-                if complete and not gone and scope.unit is not UNUSED and scope.is_unsettled:
+                    await _handle(failure, asgi, listen, respond, body_is_read=exchange.body_is_read)
+                whole = exchange.complete and not exchange.gone
+                if whole and scope.unit is not UNUSED and scope.is_unsettled:
                     await scope.finish()
         finally:
             scope.failure = None  # with its traceback it would keep the request alive
+
+
+class _Exchange:
+    """What the application is given to receive and to send by, and what went through.
+
+    Closures with as many variables would cost every request more.
+    """
+
+    __slots__ = ("body_is_read", "commits", "complete", "gone", "receive", "scope", "send", "started")
+
+    scope: RequestScope
+    commits: Callable[[int], bool]
+    receive: Receive
+    send: Send
+    started: bool
+    complete: bool
+    gone: bool
+    body_is_read: bool
+
+    async def listen(self) -> Message:
+        message = await self.receive()
+        kind = message["type"]
+        if kind == "http.request":
+            self.body_is_read = not message.get("more_body")
+        elif kind == "http.disconnect" and not self.complete:
+            self.gone = True  # an application may end a response that it has cut short as if it were whole
+        return message
+
+    async def respond(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in _BODIES:
+            if not self.started and (failure := self.scope.failure) is not None:
+                raise failure
+            self.complete = not message.get("more_body")
+        elif kind in _STARTS and not self.started:
+            scope, status = self.scope, message["status"]
+            scope.commits = not self.gone and self.commits(status)
+            if scope.unit is not UNUSED and scope.is_unsettled:
+                await scope.settle(success=not self.gone and status < 400)
+            self.started = True
+        elif kind == "websocket.accept":
+            self.complete = True
+        try:
+            await self.send(message)
+        except BaseException:
+            self.complete = self.complete and kind not in _ENDS
+            raise
 
 
 def _made_of(failure: Exception, error: Exception) -> Exception:

@@ -114,7 +114,7 @@ def litestar_app(handler: Handler, middlewares: Middlewares) -> Application:
 
 
 def quart_app(handler: Handler, middlewares: Middlewares) -> Application:
-    app = quart.Quart("tests")
+    app = quart.Quart(__name__)
 
     @app.get("/")
     async def endpoint() -> quart.Response:

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from frameworks import FRAMEWORKS, Refused, Reply, scoped
+from frameworks import FRAMEWORKS, Middlewares, Refused, Reply, scoped
 from service import Service, hang_up
 from sqlalchemy import event, func, orm, select, text
 from sqlalchemy.exc import DBAPIError
@@ -313,7 +313,7 @@ class TestDisconnect:
         assert (service.out, await service.stored()) == (0, {"a"})
 
     async def test_before_the_start(self, service: Service, framework: str, server: str) -> None:
-        """Servers tell the application, and leave it to that to stop; so a middleware cancels it here."""
+        """Servers tell the application, which is to stop: Quart does, and else a middleware does here."""
         working = asyncio.Event()
 
         async def handler() -> Reply:
@@ -322,9 +322,8 @@ class TestDisconnect:
             await asyncio.Event().wait()
             raise AssertionError("never reached")
 
-        async with service.serve(
-            framework, handler, [(CancelOnDisconnect, {}), *scoped(commit=True)], server
-        ) as client:
+        cancels: Middlewares = [] if framework == "quart" else [(CancelOnDisconnect, {})]
+        async with service.serve(framework, handler, [*cancels, *scoped(commit=True)], server) as client:
             await hang_up(client, working.wait)
             await service.left.wait()
         assert (service.messages, service.out, await service.stored()) == ([], 0, set())

@@ -161,7 +161,7 @@ def litestar_sync(work: Callable[[], None]) -> Application:
 
 
 def quart_sync(work: Callable[[], None]) -> Application:
-    app = quart.Quart("tests")
+    app = quart.Quart(__name__)
 
     @app.get("/")
     def endpoint() -> str:
