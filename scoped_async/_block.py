@@ -6,7 +6,7 @@ from contextvars import Token
 from types import CodeType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from ._callbacks import Level, Outcome, run_callbacks
+from ._callbacks import run_callbacks
 from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
 from ._cleanup import add_notes, first_of, one_error, run_to_completion, to_its_end
 from ._decorate import decorate
@@ -145,8 +145,7 @@ class Mandatory(Block):
 class Nested(Block):
     """A block in a savepoint on every session of the scope."""
 
-    __slots__ = ("level", "savepoints")
-    level: Level
+    __slots__ = ("savepoints",)
     savepoints: dict[Held, Savepoint]
 
     def stands_around(self, frame: Frame) -> bool:
@@ -168,7 +167,6 @@ class Nested(Block):
             raise
         finally:
             give_up_all(claimed)
-        self.level = unit.callbacks.open([held.savepoints[-1] for held in self.savepoints if held.savepoints])
         unit.savepoints = [*unit.savepoints, self]
 
     async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
@@ -220,29 +218,33 @@ class Nested(Block):
         # What is left undone, or came too late to be undone, is for the block around to undo.
         if (spoiled := self.failure if kept else None if undone else first_of(exc, *failures)) is not None:
             spoil(unit, scope, self._outer, spoiled)
-        lost = undone and not kept
-        ended = unit.callbacks.close(self.level, Outcome.ROLLED_BACK if lost else Outcome.COMMITTED)
+        if undone and not kept:
+            unit.callbacks.lose(self)
         if exc is None and self.failure is not None:
             refusal = rollback_only_error(scope, self.failure)
             add_notes(refusal, failures)
             failures = [refusal]
-        return failures + await run_callbacks(ended)
+        return failures + await run_callbacks(unit.callbacks.take_due())
 
     async def _release_or_undo(self, unit: Unit, *, keep: bool) -> tuple[list[BaseException], bool]:
         """Returns what failed, and whether nothing of the block's work is left."""
         failures: list[BaseException] = []
         if keep:
             try:
-                for savepoint in self.savepoints.values():
+                for savepoint in [*self.savepoints.values(), *self._beginnings(unit)]:
                     await savepoint.refuse_spoiled()
                 for savepoint in reversed(self.savepoints.values()):
                     await savepoint.release()
                 return [], False
             except Exception as error:
                 failures.append(error)
-        begun = [held.beginning() for held in unit.values() if held not in self.savepoints]
-        lost = await undo([*self.savepoints.values(), *(savepoint for savepoint in begun if savepoint)])
+        lost = await undo([*self.savepoints.values(), *self._beginnings(unit)])
         return failures + lost, not lost
+
+    def _beginnings(self, unit: Unit) -> list[Savepoint]:
+        """Where what was first used within the block goes back to."""
+        begun = (held.beginning() for held in unit.values() if held not in self.savepoints)
+        return [savepoint for savepoint in begun if savepoint is not None]
 
 
 async def undo(savepoints: Sequence[Savepoint]) -> list[BaseException]:

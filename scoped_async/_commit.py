@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 from ._callbacks import Outcome
 from ._checks import refuse_marked, usable_unit
 from ._cleanup import add_note, first_of
-from ._database import connections_of, find_spoiled, forgive, has_failed, is_committed, terminate_busy
+from ._database import connections_of, terminate_busy
 from ._database_errors import is_unknown, was_answered
+from ._failures import find_spoiled, forgive, has_failed, has_vanished
 from ._transaction import HeldTransaction
 from .exceptions import ReadOnlyScopeError, RollbackOnlyError
 
@@ -22,6 +23,11 @@ _LOST = (
     "cannot be done: its connection was lost in the middle of the transaction, as when a timeout or a "
     "cancellation cuts a statement off, and that was swallowed. Let it out, or put what may be cut off in a "
     "scope of its own: `async with scope(): ...`."
+)
+_OVER = (
+    "would commit nothing: its transaction is over. A statement has failed and ended it, as INSERT OR "
+    "ROLLBACK does, or COMMIT or ROLLBACK was sent after one had failed, and the error was swallowed. Let "
+    "such an error out, and end a transaction by Session.commit() or Session.rollback()."
 )
 
 
@@ -64,7 +70,7 @@ class Committable(HeldTransaction):
                 if end is not None:
                     await end()
         except BaseException as error:
-            if transaction is not None and (self.committed is transaction or is_committed(transaction)):
+            if self.was_done(transaction):
                 self.was_committed = True
                 add_note(error, f"The COMMIT of {self.label} was done: what came after it has raised this.")
                 await self.cutting_off(self.give_back)
@@ -91,8 +97,7 @@ class Committable(HeldTransaction):
         # By a hook of the flush, perhaps.
         refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
         self.refuse_spoiled(session)
-        if self.doubtful:
-            self.note_vanished(session)
+        self.note_unknown()
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True
@@ -107,6 +112,8 @@ class Committable(HeldTransaction):
             raise self._refused(_LOST) from self.failure
         if (answer := find_spoiled(session)) is not None:
             raise self._refused(_SPOILED) from first_of(self.failure, answer)
+        if (self.failure is not None or has_failed(session)) and has_vanished(session):
+            raise self._refused(_OVER) from self.failure
         forgive(session)
 
     def _refused(self, why: str) -> RollbackOnlyError:

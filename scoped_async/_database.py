@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any
-from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.session import SessionTransactionState
 
-from ._database_errors import IN_FAILED_TRANSACTION, sqlstate, was_answered
+from ._database_errors import IN_FAILED_TRANSACTION, sqlstate
 from .exceptions import ReadOnlyScopeError, ScopeError
 
 WROTE_OR_LOCKED = (
@@ -21,21 +19,6 @@ WROTE_OR_LOCKED = (
     "OR locktype = 'relation' AND mode <> 'AccessShareLock'))"
 )
 _first: "Callable[[tuple[Any, ...]], Connection]" = itemgetter(0)
-_failed: "WeakSet[Connection]" = WeakSet()
-"""Connections on which a statement failed since their last commit."""
-
-
-@event.listens_for(Engine, "handle_error")
-def _remember(context: ExceptionContext) -> None:
-    connection = context.connection
-    if connection is None:
-        return
-    _failed.add(connection)
-    # What has no statement is a COMMIT, a ROLLBACK or the like. One that the server did not answer leaves the
-    # connection in the middle of something, and SQLAlchemy would hand it back to the pool.
-    unanswered = context.statement is None and not was_answered(context.original_exception)
-    if unanswered and connection.dialect.name != "sqlite" and not connection.invalidated:
-        connection.invalidate()
 
 
 def connections_of(session: Session) -> list[Connection]:
@@ -80,43 +63,10 @@ def terminate_busy(connections: Iterable[Connection]) -> bool:
     return found
 
 
-def find_spoiled(session: Session) -> DBAPIError | None:
-    """Ask PostgreSQL whether a failed statement has spoiled the transaction; returns its answer.
-
-    It would answer ``COMMIT`` with ``ROLLBACK`` and no error, and no driver says so. Within a greenlet.
-    """
-    for connection in connections_of(session):
-        if connection.dialect.name == "postgresql" and connection.in_transaction():
-            try:
-                connection.exec_driver_sql("SELECT 1")
-            except DBAPIError as error:
-                if sqlstate(error) != IN_FAILED_TRANSACTION:
-                    raise
-                return error
-    return None
-
-
-def has_vanished(session: Session) -> bool:
-    """Whether a transaction that SQLAlchemy has begun is over for the driver; of asyncpg, which can tell."""
-    for connection in connections_of(session):
-        checked_out: Any = connection.connection
-        begun = getattr(checked_out.dbapi_connection, "_transaction", None)
-        if begun is not None and not checked_out.driver_connection.is_in_transaction():
-            return True
-    return False
-
-
-def has_failed(session: Session) -> bool:
-    """Whether a statement failed on one of the session's connections."""
-    if not _failed:
-        return False
-    return any(connection in _failed for connection in connections_of(session))
-
-
-def forgive(session: Session) -> None:
-    """Forget the failures: the transaction ends."""
-    for connection in connections_of(session):
-        _failed.discard(connection)
+def begins(driver: Any) -> bool:
+    """Whether the BEGIN of SQLAlchemy reaches sqlite, which its driver holds back if not told otherwise."""
+    driver = getattr(driver, "_conn", driver)  # aiosqlite keeps the one of the standard library there
+    return driver.isolation_level is None or getattr(driver, "autocommit", None) is False
 
 
 def has_changes(session: Session) -> bool:
@@ -175,9 +125,7 @@ def refuse_broken_savepoints(session: Session) -> None:
         if connection.dialect.name != "sqlite":
             continue
         driver: Any = connection.connection.driver_connection
-        driver = getattr(driver, "_conn", driver)  # aiosqlite keeps the one of the standard library there
-        begins = driver.isolation_level is None or getattr(driver, "autocommit", None) is False
-        if not (begins and driver.in_transaction):
+        if not (begins(driver) and driver.in_transaction):
             raise ScopeError(
                 "A nested block needs savepoints that isolate, and sqlite's driver emits no BEGIN before a "
                 "SAVEPOINT, so what is released would survive the outer rollback. Apply SQLAlchemy's recipe "
@@ -197,6 +145,8 @@ def wrote_or_locked(session: Session, *, readonly: bool) -> str | None:
                 f"{connection.dialect.name} cannot tell whether anything was written. Commit or roll back "
                 "first, or use `scope(readonly=True)`"
             )
+        if connection.invalidated:
+            return "its connection was lost. Roll back first"
         try:
             wrote, locked = connection.exec_driver_sql(WROTE_OR_LOCKED).one()
         except DBAPIError as error:

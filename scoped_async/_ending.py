@@ -94,11 +94,14 @@ class Ending:
     async def _call_back(self, outcome: Outcome) -> None:
         """Run the callbacks, then those that they register; what they leave uncommitted is rolled back."""
         await self._roll_back(self._in_transaction())  # the hook of a rollback may have registered them
-        while callbacks := self.unit.callbacks.settle(outcome):
-            self.failures += await run_callbacks(callbacks)
+        callbacks = self.unit.callbacks
+        callbacks.settle(outcome)
+        while due := callbacks.take_due():
+            self.failures += await run_callbacks(due)
             if lost := self._in_transaction():
                 outcome = Outcome.ROLLED_BACK
                 await self._roll_back(lost)
+            callbacks.settle(outcome)
 
     async def _attempt(self, held: Held, work: Coroutine[Any, Any, None]) -> None:
         """Await one step of the clean-up, in the time that is left; a failure stops no other step."""

@@ -33,6 +33,8 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
         for raised in (exc, cancellation, *failures):
             if raised is not None:
                 mark_committed(raised)
+    for held in unit.values():
+        held.let_go()
     unit.clear()
     if failures and (on_its_way := cancellation or exc) is not None:
         add_notes(on_its_way, failures)

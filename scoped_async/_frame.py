@@ -54,10 +54,10 @@ class Unit(dict[object, Held]):
             self.registered = Callbacks()
         return self.registered
 
-    def reach_savepoints(self) -> None:
-        """Let the callbacks know of the savepoints that are open, whoever has set them."""
-        for held in self.values():
-            self.callbacks.reach(held.savepoints)
+    @property
+    def open_savepoints(self) -> list[object]:
+        """The blocks and savepoints that are open, whoever has set them."""
+        return [*self.blocks, *(savepoint for held in self.values() for savepoint in held.savepoints)]
 
     @property
     def marked(self) -> bool:

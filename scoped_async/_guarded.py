@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarResult, AsyncSessionTransaction
 
-from ._callbacks import Level, Outcome, run_callbacks
+from ._callbacks import Outcome, run_callbacks
 from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
 from ._cleanup import add_notes, ends_the_task, first_of, one_error, to_its_end
 from ._database import has_been_read, has_ended
@@ -94,16 +94,14 @@ _GUARDED: dict[type, type] = {
 class GuardedTransaction(AsyncSessionTransaction):
     """What ``begin()`` and ``begin_nested()`` return: guarded when it is entered and when it is left."""
 
-    __slots__ = ("held", "level", "starting", "task")
+    __slots__ = ("held", "starting", "task")
 
     held: HeldSession
     task: asyncio.Task[Any] | None
-    level: Level
 
     def __init__(self, held: HeldSession, *, nested: bool) -> None:
         super().__init__(held.object, nested=nested)
         self.held = held
-        self.level = Level()
         self.starting = False
 
     @property
@@ -136,9 +134,7 @@ class GuardedTransaction(AsyncSessionTransaction):
             self.starting = False
             if owed:
                 self.held.give_up()
-        if self.nested:
-            self.level = unit.callbacks.open([self.sync_transaction])
-        else:
+        if not self.nested:
             self.held.begun = self.sync_transaction
         return self
 
@@ -201,7 +197,7 @@ class GuardedTransaction(AsyncSessionTransaction):
 
     async def _roll_back(self, roll_back: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self.nested:
-            await self.held.ending_by(roll_back)
+            await roll_back()
         else:
             await self.held.cutting_off(roll_back)
 
@@ -238,12 +234,12 @@ class GuardedTransaction(AsyncSessionTransaction):
     ) -> None:
         hand_over(claimed)
         try:
-            outcome, error = await work()
+            _, error = await work()
         finally:
             give_up_all(claimed)
         if self in unit.savepoints:
             del unit.savepoints[unit.savepoints.index(self) :]
-        failures = await run_callbacks(unit.callbacks.close(self.level, outcome))
+        failures = await run_callbacks(unit.callbacks.take_due())
         if error is not None:
             add_notes(error, failures)
         else:

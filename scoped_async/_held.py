@@ -58,7 +58,7 @@ class Held(ABC):
 
     @property
     def savepoints(self) -> Sequence[object]:
-        """The savepoints that are open on it, the outermost first."""
+        """The savepoints that are open on it."""
         return ()
 
     @property
@@ -85,6 +85,9 @@ class Held(ABC):
     @abstractmethod
     def close_in_place(self) -> None:
         """Close, when ``is_idle``."""
+
+    def let_go(self) -> None:  # noqa: B027  # most are told of nothing
+        """The scope has ended: hear no more of what the object does, which may live longer."""
 
     @abstractmethod
     def abort(self) -> None:

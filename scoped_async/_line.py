@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 
 from ._cleanup import add_notes, to_its_end
+from ._failures import ends_transaction
 from ._running import running_loop
 from ._stand_in import count_locks, since
 from .exceptions import ScopeError
@@ -97,6 +98,11 @@ class Line:
     def _translate(
         self, _: object, __: object, statement: str, parameters: Any, *___: object
     ) -> tuple[str, Any]:
+        if ends_transaction(statement):
+            raise ScopeError(
+                "COMMIT or ROLLBACK sent as a statement would end the transaction of the test within "
+                f"isolate(). Use Session.commit() or Session.rollback(), or {_CLONE}."
+            )
         return since(self._locks, statement), parameters
 
     def _before_savepoint(self, *_: object) -> None:

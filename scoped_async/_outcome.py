@@ -147,7 +147,8 @@ async def _conclude(
             outcome = None  # another session's work, or what this one went on with, is still open
     failures: list[BaseException] = []
     if outcome is not None and unit.registered is not None:
-        failures = await run_callbacks(unit.registered.settle(outcome))
+        unit.registered.settle(outcome)
+        failures = await run_callbacks(unit.registered.take_due())
     if error is not None:
         add_notes(error, failures)
     else:

@@ -55,7 +55,8 @@ class Registry(Generic[S]):
         held = unit.get(self._proxy)
         if isinstance(held, HeldSession):
             if held.in_transaction:
-                unit.callbacks.postpone(Outcome.ROLLED_BACK)
+                unit.callbacks.settle(Outcome.ROLLED_BACK)
             del unit[self._proxy]
             held.forgotten = True
+            held.unwatch()
             unit[held] = held

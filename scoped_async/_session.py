@@ -1,6 +1,5 @@
 """What a scope holds of an AsyncSession: its savepoints, its streams, and what stands against a release."""
 
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.orm import SessionTransaction
@@ -76,13 +75,10 @@ class SavepointOfSession(Savepoint):
 
     async def release(self) -> None:
         if not has_ended(self.transaction):  # as by close() in the block
-            await self._end(self.transaction.commit)
+            await self.held.object.run_sync(lambda _: self.transaction.commit())
 
     async def roll_back(self) -> None:
-        await self._end(self.transaction.rollback)
-
-    async def _end(self, end: Callable[[], None]) -> None:
-        await self.held.ending_by(lambda: self.held.object.run_sync(lambda _: end()))
+        await self.held.object.run_sync(lambda _: self.transaction.rollback())
 
 
 class WholeTransaction(Savepoint):
@@ -90,6 +86,10 @@ class WholeTransaction(Savepoint):
 
     def __init__(self, held: HeldSession) -> None:
         self.held = held
+
+    async def refuse_spoiled(self) -> None:
+        if self.held.in_transaction:
+            await self.held.object.run_sync(self.held.refuse_spoiled)
 
     async def release(self) -> None:
         pass

@@ -23,12 +23,12 @@ class HeldTransaction(WatchedSession):
     """An `AsyncSession` in one scope, as far as the end of its transactions goes."""
 
     rolls_back_at_close = True
+    doubtful = False
+    """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
     begun: SessionTransaction | None = None
     """The transaction of the last ``begin()``."""
     failure: BaseException | None
     """What the last operation that failed in this transaction raised."""
-    forgotten = False
-    """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
     leaving: "Sequence[Connection]" = ()
     """Connections that are being given back, of which their session knows nothing any more meanwhile."""
     streams: "Sequence[tuple[weakref.ref[object], Any]]" = ()
@@ -83,6 +83,7 @@ class HeldTransaction(WatchedSession):
             and not sync_session.identity_map._dict  # pyright: ignore[reportPrivateUsage]
             and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
             and self.busy is None
+            and not self.readonly
             and type(session).close is _close
             and type(sync_session).close is _close_sync
         )
@@ -117,6 +118,7 @@ class HeldTransaction(WatchedSession):
 
         ending, self.ending = self.ending, True
         leaving = connections_of(self.object.sync_session)
+        self.note_unknown()
         try:
             await self.object.run_sync(close)
         except BaseException:
@@ -140,6 +142,7 @@ class HeldTransaction(WatchedSession):
         """
         ending, self.ending = self.ending, True
         self.leaving = connections_of(self.object.sync_session)
+        self.note_unknown()
         cut_off = terminate_busy(self.leaving)
         try:
             await end()
@@ -165,6 +168,12 @@ class HeldTransaction(WatchedSession):
 
     def close_in_place(self) -> None:
         self.object.sync_session.close()
+
+    def let_go(self) -> None:
+        self.unwatch()
+        if self.readonly:
+            event.remove(self.object.sync_session, "after_begin", set_read_only)
+            event.remove(self.object.sync_session, "before_flush", self.refuse_flush)
 
     def abort(self) -> None:
         session = self.object.sync_session

@@ -1,9 +1,9 @@
 """What can be done with the work of a scope while it is open: commit, roll back, release, call back, mark."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVarTuple
+from typing import Any, TypeVarTuple
 
-from ._callbacks import Callback, Outcome
+from ._callbacks import Outcome
 from ._checks import refuse_in_block, refuse_in_savepoint, refuse_marked, usable_unit
 from ._cleanup import one_error
 from ._frame import Owner, Unit
@@ -70,24 +70,23 @@ class Work(Owner):
         savepoint they follow its fate. What they raise is raised when all have run. Raises
         `ScopeClosedError`, `ForeignThreadError`.
         """
-        self._add(Callback(Outcome.COMMITTED, fn, args))
+        self._add(Outcome.COMMITTED, fn, args)
 
     def after_rollback(self, fn: Callable[[*Ts], Awaitable[object] | object], *args: *Ts) -> None:
         """Run ``fn(*args)`` once the work since the last outcome is rolled back; else as `after_commit`.
 
         Raises what that raises.
         """
-        self._add(Callback(Outcome.ROLLED_BACK, fn, args))
+        self._add(Outcome.ROLLED_BACK, fn, args)
 
-    def _add(self, callback: Callback) -> None:
-        unit = self._unit(f"after_{'commit' if callback.outcome is Outcome.COMMITTED else 'rollback'}()")
-        if not callable(callback.function):
+    def _add(self, outcome: Outcome, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        unit = self._unit(f"after_{'commit' if outcome is Outcome.COMMITTED else 'rollback'}()")
+        if not callable(function):
             raise TypeError(
-                f"A callback is a function, followed by its arguments, and not {callback.function!r}: write "
+                f"A callback is a function, followed by its arguments, and not {function!r}: write "
                 "`after_commit(send, message)`."
             )
-        unit.reach_savepoints()
-        unit.callbacks.add(callback)
+        unit.callbacks.add(outcome, function, arguments, unit.open_savepoints)
         for held in unit.values():
             held.watch()
 

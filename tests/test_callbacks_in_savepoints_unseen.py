@@ -1,8 +1,10 @@
 """Law 23: savepoints that are set or ended by another's hand than the proxy's."""
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
@@ -75,7 +77,7 @@ class TestLaw23SavepointsUnseen:
             log.watch("inner")
             await lose(Session)
             log.watch("after")
-        assert log == ["inner rolled back", "outer committed", "after committed"]
+        assert sorted(log) == ["after committed", "inner rolled back", "outer committed"]
         assert await stored(engine) == {"kept"}
 
     @SETS
@@ -160,6 +162,59 @@ class TestLaw23SavepointsUnseen:
         assert log == ["inner rolled back", "still inner rolled back", "outer committed"]
         assert await stored(engine) == {"kept"}
 
+    @pytest.mark.parametrize("how", ["nested", "begin_nested"])
+    @pytest.mark.parametrize("end", ["rollback", "remove"])
+    async def test_another_session_ends_within_it(
+        self, how: str, end: str, Session: Sessions, Other: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "kept")
+            with pytest.raises(LookupError):
+                async with scope(propagation="nested") if how == "nested" else Session.begin_nested():
+                    await write(Other, "lost")
+                    log.watch("before")
+                    await getattr(Other() if how == "nested" and end == "rollback" else Other, end)()
+                    await write(Session, "lost")
+                    log.watch("after")
+                    raise LookupError
+        assert log == ["before rolled back", "after rolled back"]
+        assert await stored(engine) == {"kept"}
+
+    async def test_one_session_of_a_block_is_undone_by_hand(
+        self, Session: Sessions, Other: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "one")
+            await write(Other, "other")
+            async with scope(propagation="nested"):
+                await write(Session, "kept")
+                await write(Other, "lost")
+                log.watch()
+                await release_by_run_sync(Session)
+                await by_run_sync(Other)
+        assert log == ["rolled back"], "not all of the work was committed"
+        assert await stored(engine) == {"one", "other", "kept"}
+
+    @pytest.mark.parametrize("propagation", ["join", "nested"])
+    async def test_a_hook_of_the_commit_or_the_release_sets_one(
+        self, propagation: Literal["join", "nested"], Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        def undo(session: SyncSession) -> None:
+            if not log:
+                log.append("the hook")
+                savepoint = session.begin_nested()
+                log.watch("inner")
+                savepoint.rollback()
+
+        async with scope(commit=True):
+            await write(Session, "kept")
+            event.listen(Session().sync_session, "before_commit", undo)
+            async with scope(propagation=propagation):
+                log.watch("outer")
+                await write(Session, "kept too")
+        assert sorted(log) == ["inner rolled back", "outer committed", "the hook"]
+        assert await stored(engine) == {"kept", "kept too"}
+
     async def test_all_within_one_run_sync(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
         def work(session: SyncSession) -> None:
             for text, keep in (("kept", True), ("lost", False)):
@@ -171,5 +226,5 @@ class TestLaw23SavepointsUnseen:
 
         async with scope(commit=True):
             await Session.run_sync(work)
-        assert log == ["lost rolled back", "kept committed"]
+        assert log == ["kept committed", "lost rolled back"]
         assert await stored(engine) == {"kept"}

@@ -19,7 +19,7 @@ FLOORS = [
         "_held",
     },  # what is called back; what a scope holds
     {"_clone", "_database", "_frame"},  # what is current
-    {"_checks", "_decorate", "_outcome", "_stand_in"},  # what may be done; how work ends
+    {"_checks", "_decorate", "_failures", "_outcome", "_stand_in"},  # what may be done; how work ends
     {"_ending", "_line", "_watched", "_work"},
     {"_transaction"},
     {"_commit"},
@@ -41,9 +41,9 @@ OTHERS = {
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
-        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_guarded", "_isolation",
-        "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction", "_watched",
-        "session",
+        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded",
+        "_isolation", "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction",
+        "_watched", "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip

@@ -238,6 +238,7 @@ class TestLaw29ItLosesNothing:
                 await connection.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
             with pytest.raises(DBAPIError):
                 await opened.release()
+            await refuses(opened, "connection was lost. Roll back first")
 
     async def test_inside_a_nested_block(self, Session: Sessions, single: AsyncEngine) -> None:
         async with scope(commit=True) as opened:

@@ -122,6 +122,16 @@ class TestTheConnection:
                 await write(session, 2)
         assert await stored(notes) == 0
 
+    @pytest.mark.parametrize("statement", ["ROLLBACK", " commit work", "-- all\nEND"])
+    async def test_nor_ended_by_a_statement(self, statement: str, session: Proxy, notes: AsyncEngine) -> None:
+        async with isolate(session, notes):
+            await write(session, 1)
+            async with scope():
+                with pytest.raises(ScopeError, match=r"Use Session.commit\(\) or Session.rollback\(\)"):
+                    await session.execute(text(statement))
+            await write(session, 2)
+        assert await stored(notes) == 0
+
     async def test_the_server_ends_it(self, postgres_notes: AsyncEngine) -> None:
         session = sessions_of(postgres_notes)
 

@@ -1,0 +1,109 @@
+"""What stands against a commit: a statement that failed, a COMMIT refused, a transaction that is over."""
+
+import re
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from ._database import begins, connections_of
+from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
+
+_BLANK = r"(?: \s | --[^\n]*(?:\n|$) | /\*.*?\*/ )"
+_FLAGS = re.IGNORECASE | re.DOTALL | re.VERBOSE
+_ROLLBACK = re.compile(
+    rf"{_BLANK}* (?:ROLLBACK|ABORT)\b (?! (?:{_BLANK} | (?:WORK|TRANSACTION)\b)* (?:TO|PREPARED)\b)", _FLAGS
+)
+_COMMIT = re.compile(rf"{_BLANK}* (?:COMMIT|END)\b (?! {_BLANK}* PREPARED\b)", _FLAGS)
+_failed: "WeakSet[Connection]" = WeakSet()
+"""Connections on which a statement failed since their last commit."""
+_refused: "WeakSet[Connection]" = WeakSet()
+"""Connections on which what is no statement failed, as a COMMIT, and the server has said so."""
+
+
+@event.listens_for(Engine, "handle_error")
+def _remember(context: ExceptionContext) -> None:
+    connection, error = context.connection, context.original_exception
+    if connection is None:
+        return
+    _failed.add(connection)
+    if context.statement is not None:
+        return
+    # It is a COMMIT, a ROLLBACK or the like. One that the server did not answer leaves the connection in the
+    # middle of something, and SQLAlchemy would hand it back to the pool.
+    if not is_unknown(context.sqlalchemy_exception or error):
+        _refused.add(connection)
+    if not was_answered(error) and connection.dialect.name != "sqlite" and not connection.invalidated:
+        connection.invalidate()
+
+
+def find_spoiled(session: Session) -> DBAPIError | None:
+    """Ask PostgreSQL whether a failed statement has spoiled the transaction; returns its answer.
+
+    It would answer ``COMMIT`` with ``ROLLBACK`` and no error, and no driver says so. Within a greenlet.
+    """
+    for connection in connections_of(session):
+        if connection.dialect.name == "postgresql" and connection.in_transaction():
+            try:
+                connection.exec_driver_sql("SELECT 1")
+            except DBAPIError as error:
+                if sqlstate(error) != IN_FAILED_TRANSACTION:
+                    raise
+                return error
+    return None
+
+
+def was_refused(connection: Connection) -> bool:
+    """Whether a COMMIT on it has failed by the server's own word."""
+    return connection in _refused
+
+
+def forget_refusal(connection: Connection) -> None:
+    """A COMMIT is about to be sent."""
+    _refused.discard(connection)
+
+
+def has_vanished(session: Session) -> bool:
+    """Whether a transaction that SQLAlchemy has begun is over for the driver, as far as that can tell."""
+    if not session.is_active:  # as after a flush that failed, of which SQLAlchemy tells
+        return False
+    for connection in connections_of(session):
+        if connection.invalidated:
+            continue
+        if not connection.in_transaction():
+            return True
+        checked_out: Any = connection.connection
+        driver = checked_out.driver_connection
+        if connection.dialect.driver == "asyncpg":
+            begun = getattr(checked_out.dbapi_connection, "_transaction", None)
+            if begun is not None and not driver.is_in_transaction():
+                return True
+        elif connection.dialect.name == "sqlite" and begins(driver) and not driver.in_transaction:
+            return True
+    return False
+
+
+def has_failed(session: Session) -> bool:
+    """Whether a statement failed on one of the session's connections."""
+    if not _failed:
+        return False
+    return any(connection in _failed for connection in connections_of(session))
+
+
+def forgive(session: Session) -> None:
+    """Forget the failures: the transaction ends."""
+    for connection in connections_of(session):
+        _failed.discard(connection)
+
+
+def rolls_back(statement: str) -> bool:
+    """Whether ``statement`` rolls the transaction back, and not to a savepoint."""
+    return _ROLLBACK.match(statement) is not None
+
+
+def ends_transaction(statement: str) -> bool:
+    """Whether ``statement`` ends the transaction, of which SQLAlchemy would not hear."""
+    return rolls_back(statement) or _COMMIT.match(statement) is not None
