@@ -29,6 +29,8 @@ async def run_to_completion(
 
     async def work_and_tell() -> T:
         result = await work
+        if (this := current_task()) is not None:
+            this.remove_done_callback(tell)
         tell()  # a turn of the loop before the task does
         return result
 
@@ -87,40 +89,51 @@ class Budget:
         self.remaining = seconds
 
     async def spend(self, work: Coroutine[Any, Any, T], abort: Callable[[], None]) -> T:
-        """Await ``work``; once the time is up call ``abort``, cancel it, and raise ``OutOfTimeError``.
-
-        ``abort`` comes first, so that nothing that is cancelled can wait for a silent peer once more.
-        """
+        """Await ``work`` in the time that is left; past it as ``within()``."""
         if self.remaining is None:
             return await work
-        loop, task = asyncio.get_running_loop(), current_task()
-        assert task is not None
-        started, cancelling = loop.time(), task.cancelling()
-        out_of_time = False
-
-        def expire() -> None:
-            nonlocal out_of_time
-            out_of_time = True
-            abort()
-            task.cancel()
-
-        timer = loop.call_at(started + self.remaining, expire)
+        time = asyncio.get_running_loop().time
+        started = time()
         try:
-            result = await work
-        except BaseException as error:
-            if not out_of_time:
-                raise
-            # As asyncio.timeout() does: ours is taken back, and another's cancellation stays one.
-            if task.uncancel() > cancelling and isinstance(error, asyncio.CancelledError):
-                raise
-            raise OutOfTimeError from error
+            return await within(self.remaining, work, abort)
         finally:
-            timer.cancel()
-            self.remaining = max(0.0, self.remaining - (loop.time() - started))
-        if out_of_time:  # the work has swallowed its cancellation
-            task.uncancel()
-            raise OutOfTimeError
-        return result
+            self.remaining = max(0.0, self.remaining - (time() - started))
+
+
+async def within(seconds: float | None, work: Coroutine[Any, Any, T], abort: Callable[[], None]) -> T:
+    """Await ``work``; once the time is up call ``abort``, cancel it, and raise ``OutOfTimeError``.
+
+    ``abort`` comes first, so that nothing that is cancelled can wait for a silent peer once more.
+    """
+    if seconds is None:
+        return await work
+    loop, task = asyncio.get_running_loop(), current_task()
+    assert task is not None
+    cancelling = task.cancelling()
+    out_of_time = False
+
+    def expire() -> None:
+        nonlocal out_of_time
+        out_of_time = True
+        abort()
+        task.cancel()
+
+    timer = loop.call_at(loop.time() + seconds, expire)
+    try:
+        result = await work
+    except BaseException as error:
+        if not out_of_time:
+            raise
+        # As asyncio.timeout() does: ours is taken back, and another's cancellation stays one.
+        if task.uncancel() > cancelling and isinstance(error, asyncio.CancelledError):
+            raise
+        raise OutOfTimeError from error
+    finally:
+        timer.cancel()
+    if out_of_time:  # the work has swallowed its cancellation
+        task.uncancel()
+        raise OutOfTimeError
+    return result
 
 
 def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:

@@ -11,9 +11,11 @@ from ._cleanup import add_note, first_of
 from ._database import connections_of, terminate_busy
 from ._database_errors import is_unknown, was_answered
 from ._failures import find_spoiled, forgive, has_failed, has_vanished
+from ._frame import current
 from ._transaction import HeldTransaction
 from .exceptions import ReadOnlyScopeError, RollbackOnlyError
 
+_commit, _commit_sync = AsyncSession.commit, Session.commit
 _SPOILED = (
     "would be a rollback: a statement in its transaction failed, the error was swallowed, and PostgreSQL "
     "takes no commit after that. Let such an error out, or put what may fail in a savepoint: "
@@ -63,12 +65,7 @@ class Committable(HeldTransaction):
                 self.refuse_flush(self.object.sync_session)
                 await self.cutting_off(self.give_back)
             else:
-                if end is None and type(self.object).commit is not AsyncSession.commit:
-                    self.watch()  # it may do more after the commit, and fail in that
-                    end = self.object.commit
-                await self.object.run_sync(self._prepare, commit=end is None)
-                if end is not None:
-                    await end()
+                await self._commit(end)
         except BaseException as error:
             if self.was_done(transaction):
                 self.was_committed = True
@@ -88,21 +85,52 @@ class Committable(HeldTransaction):
             self.ending = False
             self.begin_anew()
 
-    def _prepare(self, session: Session, *, commit: bool) -> None:
+    async def _commit(self, end: Callable[[], Awaitable[None]] | None) -> None:
+        session, sync_session = self.object, self.object.sync_session
+        if end is not None:
+            await session.run_sync(self._prepare)
+            await end()
+        elif type(session).commit is _commit and type(sync_session).commit is _commit_sync:
+            await session.run_sync(self._prepare, commit=sync_session.commit)
+        else:
+            await self._commit_by_its_class(sync_session)
+
+    async def _commit_by_its_class(self, session: Session) -> None:
+        """Call a commit that may write before it calls SQLAlchemy's, and do more after it and fail."""
+        self.watch()
+        transaction = session.get_transaction()
+        assert transaction is not None
+        end = transaction.commit
+
+        def commit(_to_root: bool = False) -> None:
+            self._prepare(session)
+            end(_to_root)
+
+        transaction.commit = commit  # type: ignore[method-assign]  # which SQLAlchemy's commit comes to last
+        try:
+            await self.object.commit()
+        finally:
+            del transaction.commit
+
+    def _prepare(self, session: Session, *, commit: Callable[[], None] | None = None) -> None:
         """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
         transaction = session.get_transaction()
-        is_clean = session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]
-        if transaction is not None and not is_clean:
+        # SQLAlchemy's commit() does it at a higher cost. For an open savepoint and for two phases it sends
+        # something, which is to come after the checks.
+        is_plain = transaction is session._transaction and not session.twophase  # pyright: ignore[reportPrivateUsage]
+        if transaction is not None and (is_plain or not _is_clean(session)):
             transaction._prepare_impl()  # pyright: ignore[reportPrivateUsage]
-        # By a hook of the flush, perhaps.
-        refuse_marked(usable_unit(self.owner.here(), "The commit"), self.owner)
+        unit = current.get().unit
+        if self not in unit.values():  # of another scope, or one that has ended
+            unit = usable_unit(self.owner.here(), "The commit")
+        refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
         self.refuse_spoiled(session)
         self.note_unknown()
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True
-        if commit:
-            session.commit()
+        if commit is not None:
+            commit()
 
     def refuse_spoiled(self, session: Session) -> None:
         """Raise `RollbackOnlyError` where PostgreSQL would turn the COMMIT into a ROLLBACK, or has none."""
@@ -143,3 +171,8 @@ class Committable(HeldTransaction):
 
         if connections_of(self.object.sync_session):
             await self.object.run_sync(reset)
+
+
+def _is_clean(session: Session) -> bool:
+    """Whether there is nothing to flush, and no hook that may change that."""
+    return session._is_clean() and not session.dispatch.before_commit  # pyright: ignore[reportPrivateUsage]

@@ -83,6 +83,13 @@ def has_ended(transaction: SessionTransaction) -> bool:
     return open_one is None
 
 
+def is_undecided(session: Session) -> bool:
+    """Whether it is in a transaction that is neither committed nor lost by a flush that failed."""
+    transaction = session.get_transaction()
+    undecided = (SessionTransactionState.ACTIVE, SessionTransactionState.PREPARED)
+    return transaction is not None and transaction._state in undecided  # pyright: ignore[reportPrivateUsage]
+
+
 def is_committed(transaction: SessionTransaction) -> bool:
     """Whether its COMMIT was done, and a hook after that has raised, so that it was not closed yet."""
     return transaction._state is SessionTransactionState.COMMITTED  # pyright: ignore[reportPrivateUsage]

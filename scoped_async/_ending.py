@@ -28,8 +28,9 @@ class Ending:
         even when no transaction is open any more.
         """
         unit = self.unit
-        if busy := [held for held in unit.values() if held.busy is not None]:
-            await self._wait_for(busy)
+        for held in list(unit.values()):
+            if held.busy is not None:
+                await self._wait_for(held)
         late = bool(self.failures)  # what others still used was aborted
         outcome = Outcome.COMMITTED
         if commit and not late:
@@ -64,14 +65,13 @@ class Ending:
     def _abort(self) -> None:
         abort_all(self.unit.values())  # a callback may have added to them
 
-    async def _wait_for(self, busy: Sequence[Held]) -> None:
-        for held in busy:
-            try:
-                await self.budget.spend(wait_until_released(held), self._abort)
-            except OutOfTimeError:
-                self.failures.append(self._out_of_time(f"{shown(held.operation)} of another task"))
-            if held.busy is not None:
-                self._abandon(held)
+    async def _wait_for(self, held: Held) -> None:
+        try:
+            await self.budget.spend(wait_until_released(held), self._abort)
+        except OutOfTimeError:
+            self.failures.append(self._out_of_time(f"{shown(held.operation)} of another task"))
+        if held.busy is not None:
+            self._abandon(held)
 
     def _abandon(self, held: Held) -> None:
         """Leave alone what another task still uses, and abort it once that task lets go of it."""

@@ -9,7 +9,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ._database import begins, connections_of
+from ._database import begins, connections_of, is_undecided
 from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
 
 _BLANK = r"(?: \s | --[^\n]*(?:\n|$) | /\*.*?\*/ )"
@@ -68,7 +68,7 @@ def forget_refusal(connection: Connection) -> None:
 
 def has_vanished(session: Session) -> bool:
     """Whether a transaction that SQLAlchemy has begun is over for the driver, as far as that can tell."""
-    if not session.is_active:  # as after a flush that failed, of which SQLAlchemy tells
+    if not is_undecided(session):
         return False
     for connection in connections_of(session):
         if connection.invalidated:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from ._callbacks import Outcome, run_callbacks
-from ._cleanup import Budget, OutOfTimeError, add_note, add_notes, ends_the_task, one_error, to_its_end
+from ._cleanup import OutOfTimeError, add_note, add_notes, ends_the_task, one_error, to_its_end, within
 from ._frame import Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
 from ._running import current_task
@@ -26,9 +26,10 @@ async def commit_all(
     holdings = [held for held in unit.values() if held not in kept] if kept else list(unit.values())
     outcome, error = await commit_in_order(unit, holdings, budget)
     for _ in range(_MOST_ROUNDS):
-        ours = (None, current_task())
         touched = [
-            held for held in unit.values() if held.in_transaction and held.busy in ours and held not in kept
+            held
+            for held in unit.values()
+            if held.in_transaction and held.busy in (None, current_task()) and held not in kept
         ]
         if error is not None or not touched:
             return outcome, error
@@ -52,7 +53,7 @@ async def commit_in_order(
         if not held.in_transaction:
             continue
         try:
-            await Budget(budget).spend(held.commit(), held.abort)
+            await within(budget, held.commit(), held.abort)
         except BaseException as error:
             if ends_the_task(error):
                 raise

@@ -64,7 +64,9 @@ class WatchedSession(Held):
         if not self.listened or self.is_over:
             return
         session = self.object.sync_session
-        if not self.was_done(session.get_transaction()) and (self._is_unanswered or has_vanished(session)):
+        if self.was_done(session.get_transaction()):
+            return
+        if self._is_unanswered if self.is_asked else has_vanished(session):
             self._settle(Outcome.UNKNOWN)
 
     def was_done(self, transaction: SessionTransaction | None) -> bool:

@@ -78,7 +78,8 @@ class ScopeMiddleware(TaskiqMiddleware):
 
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Put a shared task in scopes that was declared since, which its first job shows."""
-        if (task := self.broker.find_task(message.task_name)) is not None:
+        task = self.broker.find_task(message.task_name)
+        if task is not None and task not in _in_scope:
             self._put_in_scope(task)
         return message
 

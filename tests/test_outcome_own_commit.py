@@ -1,0 +1,83 @@
+"""Sessions whose class has a commit of its own, which writes before it calls SQLAlchemy's."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session as SyncSession
+
+from entries import Entry, Log, Sessions, stored, write
+from scoped_async import AsyncScopedSession, RollbackOnlyError, scope
+
+
+class AddsARow(AsyncSession):
+    async def commit(self) -> None:
+        self.add(Entry(text="audit"))
+        await super().commit()
+
+
+class SendsAStatement(AsyncSession):
+    async def commit(self) -> None:
+        await write(self, "audit")
+        await super().commit()
+
+
+class SyncAddsARow(SyncSession):
+    def commit(self) -> None:
+        self.add(Entry(text="audit"))
+        super().commit()
+
+
+class SyncSendsAStatement(SyncSession):
+    def commit(self) -> None:
+        self.execute(insert(Entry).values(text="audit"))
+        super().commit()
+
+
+class TestLaw20WhatTheCommitOfAClassWrites:
+    """It is committed with the rest, and what stands against a commit stands against this one."""
+
+    @pytest.fixture(name="Session", params=[AddsARow, SendsAStatement, SyncAddsARow, SyncSendsAStatement])
+    def session(self, Session: Sessions, engine: AsyncEngine, request: pytest.FixtureRequest) -> Sessions:
+        which = "class_" if issubclass(request.param, AsyncSession) else "sync_session_class"
+        options: dict[str, Any] = {which: request.param}
+        return AsyncScopedSession(async_sessionmaker(engine, expire_on_commit=False, **options))
+
+    @pytest.mark.parametrize("how", ["exit", "Session.commit", "scope.commit"])
+    @pytest.mark.parametrize("pending", [False, True])
+    async def test_it_is_stored(
+        self, how: str, pending: bool, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        expected = {"one", "audit", *(["pending"] if pending else [])}
+        async with scope(commit=how == "exit") as opened:
+            log.watch()
+            await write(Session, "one")
+            if pending:
+                Session.add(Entry(text="pending"))
+            if how != "exit":
+                await (Session if how == "Session.commit" else opened).commit()
+        assert await stored(engine) == expected
+        assert log == ["committed"]
+
+    async def test_nothing_is_when_a_failure_was_swallowed(
+        self, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        with pytest.raises((RollbackOnlyError, DBAPIError), match=r"would be a rollback|is aborted"):
+            async with scope(commit=True):
+                log.watch()
+                await write(Session, "one")
+                with pytest.raises(DBAPIError):
+                    await Session.execute(text("SELECT 1 / 0"))
+        assert await stored(engine) == set()
+        assert log == ["rolled back"]
+
+    async def test_a_savepoint_that_is_open_goes_with_it(
+        self, Session: Sessions, engine: AsyncEngine
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "one")
+            await Session.begin_nested()
+            await write(Session, "two")
+        assert await stored(engine) == {"one", "two", "audit"}
