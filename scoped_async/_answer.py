@@ -6,9 +6,10 @@ from inspect import iscoroutinefunction
 from types import CodeType
 from typing import Any
 
+from ._budget import Budget, OutOfTimeError
 from ._callbacks import Outcome
 from ._checks import rollback_only_error, usable_unit
-from ._cleanup import Budget, OutOfTimeError, add_notes, one_error
+from ._cleanup import add_notes, one_error
 from ._frame import NEW, Options, Unit
 from ._held import SETTLING, Held, abort_all, shown, task_name, wait_until_released
 from ._outcome import Conclusion, commit_all, conclude, is_veto, roll_back_all

@@ -1,7 +1,7 @@
-"""Run a clean-up to its end, through cancellations and within its time, and raise what failed in it."""
+"""Run a clean-up to its end, through cancellations, and raise what failed in it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -74,66 +74,6 @@ def ends_the_task(error: BaseException) -> bool:
         task = current_task()
         return task is None or task.cancelling() > 0
     return isinstance(error, GeneratorExit)  # the loop was closed over the task
-
-
-class OutOfTimeError(Exception):
-    """The time of a clean-up is up; its cause is what the work made of that."""
-
-
-class Budget:
-    """The seconds that the waits of one clean-up may take together; ``None``: no bound."""
-
-    __slots__ = ("remaining",)
-
-    def __init__(self, seconds: float | None) -> None:
-        self.remaining = seconds
-
-    async def spend(self, work: Coroutine[Any, Any, T], abort: Callable[[], None]) -> T:
-        """Await ``work`` in the time that is left; past it as ``within()``."""
-        if self.remaining is None:
-            return await work
-        time = asyncio.get_running_loop().time
-        started = time()
-        try:
-            return await within(self.remaining, work, abort)
-        finally:
-            self.remaining = max(0.0, self.remaining - (time() - started))
-
-
-async def within(seconds: float | None, work: Coroutine[Any, Any, T], abort: Callable[[], None]) -> T:
-    """Await ``work``; once the time is up call ``abort``, cancel it, and raise ``OutOfTimeError``.
-
-    ``abort`` comes first, so that nothing that is cancelled can wait for a silent peer once more.
-    """
-    if seconds is None:
-        return await work
-    loop, task = asyncio.get_running_loop(), current_task()
-    assert task is not None
-    cancelling = task.cancelling()
-    out_of_time = False
-
-    def expire() -> None:
-        nonlocal out_of_time
-        out_of_time = True
-        abort()
-        task.cancel()
-
-    timer = loop.call_at(loop.time() + seconds, expire)
-    try:
-        result = await work
-    except BaseException as error:
-        if not out_of_time:
-            raise
-        # As asyncio.timeout() does: ours is taken back, and another's cancellation stays one.
-        if task.uncancel() > cancelling and isinstance(error, asyncio.CancelledError):
-            raise
-        raise OutOfTimeError from error
-    finally:
-        timer.cancel()
-    if out_of_time:  # the work has swallowed its cancellation
-        task.uncancel()
-        raise OutOfTimeError
-    return result
 
 
 def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:

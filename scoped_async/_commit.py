@@ -59,13 +59,19 @@ class Committable(HeldTransaction):
     async def commit(self, end: Callable[[], Awaitable[None]] | None = None) -> None:
         """Commit by ``end``, by default the session's own commit; when that fails roll back, and raise."""
         self.unknown = self.sent = self.was_committed = False
-        self.ending, transaction = True, self.object.sync_session.get_transaction()
+        session, sync_session = self.object, self.object.sync_session
+        self.ending, transaction = True, sync_session.get_transaction()
         try:
             if self.readonly:
-                self.refuse_flush(self.object.sync_session)
+                self.refuse_flush(sync_session)
                 await self.cutting_off(self.give_back)
+            elif end is not None:
+                await session.run_sync(self._prepare)
+                await end()
+            elif type(session).commit is _commit and type(sync_session).commit is _commit_sync:
+                await session.run_sync(self._prepare, commit=sync_session.commit)
             else:
-                await self._commit(end)
+                await self._commit_by_its_class(sync_session)
         except BaseException as error:
             if self.was_done(transaction):
                 self.was_committed = True
@@ -84,16 +90,6 @@ class Committable(HeldTransaction):
         finally:
             self.ending = False
             self.begin_anew()
-
-    async def _commit(self, end: Callable[[], Awaitable[None]] | None) -> None:
-        session, sync_session = self.object, self.object.sync_session
-        if end is not None:
-            await session.run_sync(self._prepare)
-            await end()
-        elif type(session).commit is _commit and type(sync_session).commit is _commit_sync:
-            await session.run_sync(self._prepare, commit=sync_session.commit)
-        else:
-            await self._commit_by_its_class(sync_session)
 
     async def _commit_by_its_class(self, session: Session) -> None:
         """Call a commit that may write before it calls SQLAlchemy's, and do more after it and fail."""
@@ -125,7 +121,8 @@ class Committable(HeldTransaction):
             unit = usable_unit(self.owner.here(), "The commit")
         refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
         self.refuse_spoiled(session)
-        self.note_unknown()
+        if self.listened:
+            self.note_unknown()
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True

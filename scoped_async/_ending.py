@@ -3,8 +3,9 @@
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from ._budget import Budget, OutOfTimeError
 from ._callbacks import Outcome, run_callbacks
-from ._cleanup import Budget, OutOfTimeError, ends_the_task
+from ._cleanup import ends_the_task
 from ._frame import Owner, Unit
 from ._held import Held, abort_all, shown, wait_until_released
 from ._outcome import commit_all, is_veto

@@ -2,8 +2,9 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from ._budget import OutOfTimeError, within
 from ._callbacks import Outcome, run_callbacks
-from ._cleanup import OutOfTimeError, add_note, add_notes, ends_the_task, one_error, to_its_end, within
+from ._cleanup import add_note, add_notes, ends_the_task, one_error, to_its_end
 from ._frame import Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
 from ._running import current_task

@@ -58,5 +58,6 @@ class Registry(Generic[S]):
                 unit.callbacks.settle(Outcome.ROLLED_BACK)
             del unit[self._proxy]
             held.forgotten = True
-            held.unwatch()
+            if held.is_watched:
+                held.unwatch()
             unit[held] = held

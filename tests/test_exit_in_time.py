@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from scoped_async import AsyncScopedSession, ScopeCleanupError, ScopedResource, current_scope, scope
-from scoped_async._cleanup import Budget
+from scoped_async._budget import Budget
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):

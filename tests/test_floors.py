@@ -12,7 +12,7 @@ PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
     {"_proxy", "_running", "_upload", "exceptions"},  # stand on nothing of ours
-    {"_cleanup"},
+    {"_budget", "_cleanup"},
     {
         "_callbacks",
         "_database_errors",
