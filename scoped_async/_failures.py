@@ -68,22 +68,22 @@ def forget_refusal(connection: Connection) -> None:
 
 def has_vanished(session: Session) -> bool:
     """Whether a transaction that SQLAlchemy has begun is over for the driver, as far as that can tell."""
-    if not is_undecided(session):
+    return is_undecided(session) and any(map(_is_over, connections_of(session)))
+
+
+def _is_over(connection: Connection) -> bool:
+    if connection.invalidated:
         return False
-    for connection in connections_of(session):
-        if connection.invalidated:
-            continue
-        if not connection.in_transaction():
-            return True
-        checked_out: Any = connection.connection
-        driver = checked_out.driver_connection
-        if connection.dialect.driver == "asyncpg":
-            begun = getattr(checked_out.dbapi_connection, "_transaction", None)
-            if begun is not None and not driver.is_in_transaction():
-                return True
-        elif connection.dialect.name == "sqlite" and begins(driver) and not driver.in_transaction:
-            return True
-    return False
+    if not connection.in_transaction():
+        return True
+    checked_out: Any = connection.connection
+    driver = checked_out.driver_connection
+    if connection.dialect.driver == "asyncpg":
+        begun = getattr(checked_out.dbapi_connection, "_transaction", None)
+        return begun is not None and not driver.is_in_transaction()
+    # Where a listener sends the BEGIN, as in SQLAlchemy's recipe; else sqlite's driver cannot tell.
+    is_sent = connection.dialect.name == "sqlite" and connection.dispatch.begin and begins(driver)
+    return bool(is_sent) and not driver.in_transaction
 
 
 def has_failed(session: Session) -> bool:

@@ -10,7 +10,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session as SyncSession
 
-from entries import Entry, scoped_session, stored
 from scoped_async import RollbackOnlyError, is_retryable, scope
 from watch import PID, Item, Proxy, Watching, names, out
 
@@ -194,24 +193,6 @@ class TestLaw20AFailedCommitIsRaised(Watching):
         assert is_retryable(failure.value) is (lose is by_the_server)
         assert out(engine) == 0
         assert await names(Session) == []
-
-    async def test_a_swallowed_failure_and_a_commit_sent_as_a_statement(self, Session: Proxy) -> None:
-        with pytest.raises(RollbackOnlyError, match="its transaction is over") as failure:
-            async with scope(commit=True):
-                await Session.execute(insert(Item).values(id=1, name="lost"))
-                await by_the_proxy(Session)
-                await Session.execute(text("COMMIT"))  # which PostgreSQL answers with ROLLBACK
-        assert "division by zero" in str(failure.value.__cause__)
-        assert await names(Session) == []
-
-    async def test_sqlite_has_rolled_back_and_that_was_swallowed(self, sqlite_engine: AsyncEngine) -> None:
-        Session = await scoped_session(sqlite_engine)
-        with pytest.raises(RollbackOnlyError, match="its transaction is over"):
-            async with scope(commit=True):
-                await Session.execute(insert(Entry).values(id=1, text="lost"))
-                with pytest.raises(IntegrityError):
-                    await Session.execute(insert(Entry).values(id=1, text="twice").prefix_with("OR ROLLBACK"))
-        assert await stored(sqlite_engine) == set()
 
     @pytest.mark.parametrize("lose", [by_the_proxy, by_a_timeout])
     async def test_in_a_nested_block_that_was_the_first_to_use_the_session(
