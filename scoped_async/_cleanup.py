@@ -29,8 +29,7 @@ async def run_to_completion(
 
     async def work_and_tell() -> T:
         result = await work
-        if (this := current_task()) is not None:
-            this.remove_done_callback(tell)
+        task.remove_done_callback(tell)
         tell()  # a turn of the loop before the task does
         return result
 

@@ -108,6 +108,16 @@ class TestDeadlines:
         assert rung == [*map(str, range(1, 51)), "last"]
         assert loop.timers == 100, "50 each earlier than the one before, and one after each of them"
 
+    def test_each_loop_has_its_own(self) -> None:
+        first, second = CountingLoop(), CountingLoop()
+        try:
+            deadlines = deadlines_of(first)
+            assert deadlines_of(second) is not deadlines
+            assert deadlines_of(first) is deadlines
+        finally:
+            first.close()
+            second.close()
+
     def test_the_loop_is_let_go_of(self, rung: list[str]) -> None:
         def body(deadlines: Deadlines, loop: CountingLoop) -> None:
             deadlines.set(partial(rung.append, "never"), 1000)

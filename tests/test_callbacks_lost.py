@@ -105,6 +105,21 @@ class TestLaw23RolledBack:
             assert log == ["before rolled back", "after committed"]
         assert await stored(engine) == {"kept"}
 
+    async def test_a_connection_was_lost_and_the_body_goes_on(
+        self, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "lost")
+            log.watch("before")
+            with pytest.raises(DBAPIError):
+                await Session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            await Session.rollback()
+            assert log == ["before rolled back"]
+            await write(Session, "kept")
+            log.watch("after")
+        assert log == ["before rolled back", "after committed"]
+        assert await stored(engine) == {"kept"}
+
     async def test_a_scope_marked_by_hand(self, Session: Sessions, log: Log) -> None:
         for touch in (True, False):
             async with scope(commit=True) as opened:

@@ -72,13 +72,16 @@ class TestLaw23NobodyKnows:
         assert log == []
         assert await stored(sqlite_engine) == ({"a line"} if statement == "commit" else set())
 
-    async def test_by_the_connection(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
+    @pytest.mark.parametrize("end", ["rollback", "commit"])
+    async def test_by_the_connection(
+        self, end: str, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
         async with scope():
             await write(Session, "a line")
             log.watch()
-            await (await Session.connection()).commit()
+            await getattr(await Session.connection(), end)()
         assert log == []
-        assert await stored(engine) == {"a line"}
+        assert await stored(engine) == ({"a line"} if end == "commit" else set())
 
     async def test_by_a_statement(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
         async with scope():

@@ -61,6 +61,16 @@ class TestLaw20WhatTheCommitOfAClassWrites:
         assert await stored(engine) == expected
         assert log == ["committed"]
 
+    async def test_what_is_rolled_back_by_hand_after_it_is_not(
+        self, Session: Sessions, engine: AsyncEngine
+    ) -> None:
+        async with scope(commit=True):
+            await write(Session, "one")
+            await Session.commit()
+            await write(Session, "lost")
+            await Session().rollback()
+        assert await stored(engine) == {"one", "audit"}
+
     async def test_nothing_is_when_a_failure_was_swallowed(
         self, Session: Sessions, engine: AsyncEngine, log: Log
     ) -> None:
