@@ -1,7 +1,6 @@
 """The time that a clean-up may take, and what happens once it is up."""
 
 import asyncio
-import math
 import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -16,17 +15,17 @@ T = TypeVar("T")
 class Deadlines:
     """The deadlines of one event loop, with one timer for all: each with its own would cost a commit more."""
 
-    __slots__ = ("_next", "_set", "loop")
+    __slots__ = ("__weakref__", "_set", "_timer", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = weakref.ref(loop)  # and no timer, which would keep the loop
+        self.loop = loop
         self._set: dict[Callable[[], None], tuple[float, Context]] = {}
-        self._next = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     def set(self, expire: Callable[[], None], when: float) -> None:
         """Call ``expire`` at ``when``, of the loop's time, if it is not dropped before."""
         self._set[expire] = when, copy_context()
-        if when < self._next:
+        if self._timer is None or when < self._timer.when():
             self._arm(when)
 
     def drop(self, expire: Callable[[], None]) -> None:
@@ -34,14 +33,13 @@ class Deadlines:
         self._set.pop(expire, None)
 
     def _arm(self, when: float) -> None:
-        loop, self._next = asyncio.get_running_loop(), when
+        if self._timer is not None:
+            self._timer.cancel()
         # Without a context, which would be kept as long as the timer.
-        loop.call_at(when, self._ring, loop, when, context=Context())
+        self._timer = self.loop.call_at(when, self._ring, context=Context())
 
-    def _ring(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        if when != self._next:  # an earlier one has taken its place
-            return
-        now, self._next = loop.time(), math.inf
+    def _ring(self) -> None:
+        now, self._timer = self.loop.time(), None
         try:
             for expire, (when, context) in list(self._set.items()):
                 if when <= now:
@@ -52,19 +50,22 @@ class Deadlines:
                 self._arm(min(when for when, _ in self._set.values()))
 
 
-_deadlines: "WeakKeyDictionary[asyncio.AbstractEventLoop, Deadlines]" = WeakKeyDictionary()
-_last: Deadlines | None = None
+# They reach their loop, so that they are kept by the timer and by whoever waits alone.
+_deadlines: "WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Deadlines]]" = WeakKeyDictionary()
+_last: Callable[[], Deadlines | None] = lambda: None  # noqa: E731  # as the reference that takes its place
 
 
 def deadlines_of(loop: asyncio.AbstractEventLoop) -> Deadlines:
     """Those of ``loop``."""
     global _last
-    last = _last
-    if last is None or last.loop() is not loop:
-        last = _deadlines.get(loop)
+    last = _last()
+    if last is None or last.loop is not loop:
+        reference = _deadlines.get(loop)
+        last = None if reference is None else reference()
         if last is None:
-            last = _deadlines[loop] = Deadlines(loop)
-        _last = last
+            last = Deadlines(loop)
+            _deadlines[loop] = weakref.ref(last)
+        _last = weakref.ref(last)
     return last
 
 

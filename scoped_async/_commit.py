@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from ._callbacks import Outcome
 from ._checks import refuse_marked, usable_unit
 from ._cleanup import add_note, first_of
-from ._database import connections_of, terminate_busy
+from ._database import connections_of, has_ended, terminate_busy
 from ._database_errors import is_unknown, was_answered
 from ._failures import find_spoiled, forgive, has_failed, has_vanished
 from ._frame import current
@@ -95,18 +95,28 @@ class Committable(HeldTransaction):
         """Call a commit that may write before it calls SQLAlchemy's, and do more after it and fail."""
         self.watch()
         transaction = session.get_transaction()
-        assert transaction is not None
-        end = transaction.commit
+        if transaction is None:  # so that nothing stands against it
+            await self.object.commit()
+            return
+        end, done = transaction.commit, False
 
         def commit(_to_root: bool = False) -> None:
+            nonlocal done
             self._prepare(session)
-            end(_to_root)
+            try:
+                end(_to_root)
+            finally:
+                done = self.was_done(transaction)
 
         transaction.commit = commit  # type: ignore[method-assign]  # which SQLAlchemy's commit comes to last
         try:
             await self.object.commit()
         finally:
             del transaction.commit
+            if done:
+                self.committed = transaction  # it may have committed another one since
+        if not done and has_ended(transaction):  # rolled back, and that was swallowed
+            self._settle(Outcome.ROLLED_BACK)
 
     def _prepare(self, session: Session, *, commit: Callable[[], None] | None = None) -> None:
         """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""

@@ -1,5 +1,6 @@
 """What is asked of a database through SQLAlchemy: its connections, and what state they are in."""
 
+import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import itemgetter
@@ -66,7 +67,11 @@ def terminate_busy(connections: Iterable[Connection]) -> bool:
 def begins(driver: Any) -> bool:
     """Whether the BEGIN of SQLAlchemy reaches sqlite, which its driver holds back if not told otherwise."""
     driver = getattr(driver, "_conn", driver)  # aiosqlite keeps the one of the standard library there
-    return driver.isolation_level is None or getattr(driver, "autocommit", None) is False
+    if driver.isolation_level is None:
+        return True
+    with suppress(sqlite3.ProgrammingError):  # one in memory tells the next in its own thread only
+        return getattr(driver, "autocommit", None) is False
+    return False
 
 
 def has_changes(session: Session) -> bool:
@@ -84,9 +89,11 @@ def has_ended(transaction: SessionTransaction) -> bool:
 
 
 def is_undecided(session: Session) -> bool:
-    """Whether it is in a transaction that is neither committed nor lost by a flush that failed."""
+    """Whether it is in a transaction that is neither committed, prepared in the database, nor spoiled."""
     transaction = session.get_transaction()
-    undecided = (SessionTransactionState.ACTIVE, SessionTransactionState.PREPARED)
+    undecided = {SessionTransactionState.ACTIVE}
+    if not session.twophase:
+        undecided.add(SessionTransactionState.PREPARED)
     return transaction is not None and transaction._state in undecided  # pyright: ignore[reportPrivateUsage]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ._database import begins, connections_of, is_undecided
+from ._database import connections_of, is_undecided
 from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
 
 _BLANK = r"(?: \s | --[^\n]*(?:\n|$) | /\*.*?\*/ )"
@@ -81,9 +81,11 @@ def _is_over(connection: Connection) -> bool:
     if connection.dialect.driver == "asyncpg":
         begun = getattr(checked_out.dbapi_connection, "_transaction", None)
         return begun is not None and not driver.is_in_transaction()
+    if connection.dialect.name != "sqlite" or connection._is_autocommit_isolation():  # pyright: ignore[reportPrivateUsage]
+        return False
     # Where a listener sends the BEGIN, as in SQLAlchemy's recipe; else sqlite's driver cannot tell.
-    is_sent = connection.dialect.name == "sqlite" and connection.dispatch.begin and begins(driver)
-    return bool(is_sent) and not driver.in_transaction
+    is_sent = driver.isolation_level is None and bool(connection.dispatch.begin)
+    return is_sent and not driver.in_transaction
 
 
 def has_failed(session: Session) -> bool:

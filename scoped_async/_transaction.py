@@ -84,6 +84,7 @@ class HeldTransaction(WatchedSession):
             and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
             and self.busy is None
             and not self.readonly
+            and not self.is_watched
             and type(session).close is _close
             and type(sync_session).close is _close_sync
         )

@@ -204,6 +204,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
             finally:
                 if unit.get(self) is held:
                     del unit[self]
+                    held.let_go()
 
         await end_otherwise(unit, held, "remove", close)
 

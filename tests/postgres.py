@@ -47,7 +47,13 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server; return when it takes connections."""
         command = [*program("postgres"), "-D", str(self._data), "-k", str(self._folder), "-p", str(self.port)]
-        for setting in ("fsync=off", "max_connections=300", "listen_addresses=127.0.0.1"):
+        settings = (
+            "fsync=off",
+            "max_connections=300",
+            "max_prepared_transactions=10",
+            "listen_addresses=127.0.0.1",
+        )
+        for setting in settings:
             command += ["-c", setting]
         if sys.platform == "linux":
             command = [sys.executable, "-c", FOLLOW_PARENT, str(os.getpid()), *command]

@@ -118,6 +118,15 @@ class TestDeadlines:
             first.close()
             second.close()
 
+    def test_a_loop_that_is_closed_over_one_is_let_go_of(self) -> None:
+        loop = CountingLoop()
+        deadlines_of(loop).set(partial(loop.stop), 10)
+        loop.close()
+        ended = weakref.ref(loop)
+        del loop
+        gc.collect()
+        assert ended() is None
+
     def test_the_loop_is_let_go_of(self, rung: list[str]) -> None:
         def body(deadlines: Deadlines, loop: CountingLoop) -> None:
             deadlines.set(partial(rung.append, "never"), 1000)

@@ -1,13 +1,16 @@
 """Law 23: work that is lost by another's hand than the proxy's, which SQLAlchemy's own objects offer."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
-from entries import Log, Sessions, stored, write
-from scoped_async import AsyncScopedSession, current_scope, scope
+from entries import Log, Sessions, scoped_session, stored, write
+from scoped_async import AsyncScopedSession, ScopeError, current_scope, scope
 
 
 async def by_its_transaction(Session: Sessions) -> None:
@@ -183,6 +186,40 @@ class TestLaw23WhatIsNoLoss:
             await Session.execute(text(statement))
         assert log == ["committed"]
         assert await stored(engine) == {"kept"}
+
+    @pytest.mark.parametrize("how", ["exit", "Session.commit", "begin"])
+    async def test_a_commit_in_autocommit(
+        self, how: str, engine: AsyncEngine, tmp_path: Path, log: Log
+    ) -> None:
+        urls: list[Any] = [f"sqlite+aiosqlite:///{tmp_path / 'file.db'}", "sqlite+aiosqlite://", engine.url]
+        for url in urls:
+            autocommit = create_async_engine(url, isolation_level="AUTOCOMMIT")
+            Session = await scoped_session(autocommit)
+            async with scope(commit=how == "exit"):
+                log.watch()
+                async with Session.begin() if how == "begin" else nullcontext():
+                    await write(Session, "kept")
+                if how == "Session.commit":
+                    await Session.commit()
+            assert await stored(autocommit) == {"kept"}
+            await autocommit.dispose()
+        assert log == ["committed"] * 3
+
+    @pytest.mark.parametrize("listens", [False, True])
+    async def test_a_commit_of_sqlite_in_memory(self, listens: bool, log: Log) -> None:
+        engine = create_async_engine("sqlite+aiosqlite://")
+        if listens:
+            event.listen(engine.sync_engine, "begin", lambda _: None)
+        Session = await scoped_session(engine)
+        async with scope(commit=True):
+            log.watch()
+            await write(Session, "kept")
+            with pytest.raises(ScopeError, match="emits no BEGIN"):
+                async with scope(propagation="nested"):
+                    pass
+        assert log == ["committed"]
+        assert await stored(engine) == {"kept"}
+        await engine.dispose()
 
     async def test_what_was_read_and_given_back(self, Session: Sessions, log: Log) -> None:
         async with scope(commit=True) as opened:

@@ -22,6 +22,14 @@ async def by_a_rollback(Session: Sessions) -> None:
     await Session.rollback()
 
 
+async def by_a_removal(Session: Sessions) -> None:
+    await Session.remove()
+
+
+async def by_nothing(Session: Sessions) -> None:
+    pass
+
+
 async def by_a_release(Session: Sessions) -> None:
     await current_scope().release()
 
@@ -118,9 +126,10 @@ class TestLaw23NobodyKnows:
 class TestLaw23ASessionThatLivesLonger:
     """One that many scopes are given lets go of those before, and their fate is their own."""
 
+    @pytest.mark.parametrize("end", [by_nothing, by_a_commit, by_a_rollback, by_a_removal])
     @pytest.mark.parametrize("readonly", [False, True])
     async def test_of_a_factory_that_makes_one_session(
-        self, readonly: bool, Session: Sessions, engine: AsyncEngine, log: Log
+        self, readonly: bool, end: Act, Session: Sessions, engine: AsyncEngine, log: Log
     ) -> None:
         one = async_sessionmaker(engine)()
         Session = AsyncScopedSession(lambda: one)
@@ -129,6 +138,7 @@ class TestLaw23ASessionThatLivesLonger:
             async with scope(readonly=readonly) as opened:
                 log.watch()
                 await Session.execute(select(Entry))
+                await end(Session)
                 ended.append(weakref.ref(opened))
             del opened
         await asyncio.sleep(0)  # the task that has closed the last one ends
@@ -137,5 +147,5 @@ class TestLaw23ASessionThatLivesLonger:
         async with scope(commit=True):
             await write(Session, "kept")
             log.watch("last")
-        assert log == ["rolled back"] * 3 + ["last committed"]
+        assert log == ["committed" if end is by_a_commit else "rolled back"] * 3 + ["last committed"]
         assert await stored(engine) == {"kept"}

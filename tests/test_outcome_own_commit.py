@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session as SyncSession
 
-from entries import Entry, Log, Sessions, stored, write
+from entries import Entry, Log, Sessions, break_the_commit, stored, write
 from scoped_async import AsyncScopedSession, RollbackOnlyError, scope
 
 
@@ -22,6 +22,22 @@ class SendsAStatement(AsyncSession):
     async def commit(self) -> None:
         await write(self, "audit")
         await super().commit()
+
+
+class Swallows(AsyncSession):
+    async def commit(self) -> None:
+        try:
+            await super().commit()
+        except IntegrityError:
+            await self.rollback()
+
+
+class CommitsTwiceAndFails(AsyncSession):
+    async def commit(self) -> None:
+        await super().commit()
+        await write(self, "two")
+        await super().commit()
+        raise LookupError
 
 
 class SyncAddsARow(SyncSession):
@@ -61,6 +77,13 @@ class TestLaw20WhatTheCommitOfAClassWrites:
         assert await stored(engine) == expected
         assert log == ["committed"]
 
+    async def test_with_nothing_else_to_commit(self, Session: Sessions, engine: AsyncEngine) -> None:
+        async with scope():
+            await Session.commit()
+            await Session.commit()
+        async with engine.connect() as connection:
+            assert list(await connection.scalars(select(Entry.text))) == ["audit", "audit"]
+
     async def test_what_is_rolled_back_by_hand_after_it_is_not(
         self, Session: Sessions, engine: AsyncEngine
     ) -> None:
@@ -82,6 +105,28 @@ class TestLaw20WhatTheCommitOfAClassWrites:
                     await Session.execute(text("SELECT 1 / 0"))
         assert await stored(engine) == set()
         assert log == ["rolled back"]
+
+    async def test_it_swallows_a_commit_that_failed(
+        self, Other: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        Session = AsyncScopedSession(async_sessionmaker(engine, class_=Swallows))
+        async with scope(commit=True):
+            await break_the_commit(Session)
+            log.watch()
+        assert log == ["rolled back"]
+        assert await stored(engine) == set()
+
+    async def test_it_commits_twice_and_fails_then(
+        self, Other: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        Session = AsyncScopedSession(async_sessionmaker(engine, class_=CommitsTwiceAndFails))
+        with pytest.raises(LookupError) as raised:
+            async with scope(commit=True):
+                await write(Session, "one")
+                log.watch()
+        assert log == ["committed"]
+        assert "was done" in raised.value.__notes__[0]
+        assert await stored(engine) == {"one", "two"}
 
     async def test_a_savepoint_that_is_open_goes_with_it(
         self, Session: Sessions, engine: AsyncEngine
