@@ -1,6 +1,5 @@
 """What is asked of a database through SQLAlchemy: its connections, and what state they are in."""
 
-import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import itemgetter
@@ -69,7 +68,7 @@ def begins(driver: Any) -> bool:
     driver = getattr(driver, "_conn", driver)  # aiosqlite keeps the one of the standard library there
     if driver.isolation_level is None:
         return True
-    with suppress(sqlite3.ProgrammingError):  # one in memory tells the next in its own thread only
+    with suppress(Exception):  # one in memory tells the next in its own thread only
         return getattr(driver, "autocommit", None) is False
     return False
 

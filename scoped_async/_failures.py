@@ -13,11 +13,8 @@ from ._database import connections_of, is_undecided
 from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
 
 _BLANK = r"(?: \s | --[^\n]*(?:\n|$) | /\*.*?\*/ )"
-_FLAGS = re.IGNORECASE | re.DOTALL | re.VERBOSE
-_ROLLBACK = re.compile(
-    rf"{_BLANK}* (?:ROLLBACK|ABORT)\b (?! (?:{_BLANK} | (?:WORK|TRANSACTION)\b)* (?:TO|PREPARED)\b)", _FLAGS
-)
-_COMMIT = re.compile(rf"{_BLANK}* (?:COMMIT|END)\b (?! {_BLANK}* PREPARED\b)", _FLAGS)
+_ROLLBACK = rf"{_BLANK}* (?:ROLLBACK|ABORT)\b (?! (?:{_BLANK} | (?:WORK|TRANSACTION)\b)* (?:TO|PREPARED)\b)"
+_COMMIT = rf"{_BLANK}* (?:COMMIT|END)\b (?! {_BLANK}* PREPARED\b)"
 _failed: "WeakSet[Connection]" = WeakSet()
 """Connections on which a statement failed since their last commit."""
 _refused: "WeakSet[Connection]" = WeakSet()
@@ -103,9 +100,14 @@ def forgive(session: Session) -> None:
 
 def rolls_back(statement: str) -> bool:
     """Whether ``statement`` rolls the transaction back, and not to a savepoint."""
-    return _ROLLBACK.match(statement) is not None
+    return _matches(_ROLLBACK, statement)
 
 
 def ends_transaction(statement: str) -> bool:
     """Whether ``statement`` ends the transaction, of which SQLAlchemy would not hear."""
-    return rolls_back(statement) or _COMMIT.match(statement) is not None
+    return _matches(_ROLLBACK, statement) or _matches(_COMMIT, statement)
+
+
+def _matches(pattern: str, statement: str) -> bool:
+    # Compiled when first asked for: most programs have no callbacks, and an import is to cost little.
+    return re.match(pattern, statement, re.IGNORECASE | re.DOTALL | re.VERBOSE) is not None

@@ -50,6 +50,7 @@ class HeldTransaction(WatchedSession):
         self.busy = self.released = self.failure = None
         self.readonly = readonly
         if readonly:
+            self.listens = True
             event.listen(session.sync_session, "after_begin", set_read_only)
             event.listen(session.sync_session, "before_flush", self.refuse_flush)
 
@@ -83,8 +84,7 @@ class HeldTransaction(WatchedSession):
             and not sync_session.identity_map._dict  # pyright: ignore[reportPrivateUsage]
             and sync_session._close_state is _CLOSE_IS_RESET  # pyright: ignore[reportPrivateUsage]
             and self.busy is None
-            and not self.readonly
-            and not self.is_watched
+            and not self.listens
             and type(session).close is _close
             and type(sync_session).close is _close_sync
         )

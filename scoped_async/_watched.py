@@ -25,6 +25,8 @@ class WatchedSession(Held):
     """Whether its transaction is being ended by the scope or the proxy, who know what becomes of the work."""
     forgotten = False
     """Whether the registry replaced it: its work counts as rolled back, which its close will do."""
+    listens = False
+    """Whether it listens to the session, for callbacks or since it is readonly, and is to let go of it."""
     is_watched = False
     listened: Sequence[Connection] = ()
     """The connections that are listened to."""
@@ -45,7 +47,7 @@ class WatchedSession(Held):
 
     def watch(self) -> None:
         if not self.is_watched and not self.forgotten:
-            self.is_watched = True
+            self.is_watched = self.listens = True
             for name, note in self._notes.items():
                 event.listen(self.object.sync_session, name, note)
             for connection in connections_of(self.object.sync_session):
