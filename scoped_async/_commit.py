@@ -131,8 +131,7 @@ class Committable(HeldTransaction):
             unit = usable_unit(self.owner.here(), "The commit")
         refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
         self.refuse_spoiled(session)
-        if self.listened:
-            self.note_unknown()
+        self.note_unknown()
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True

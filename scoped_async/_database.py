@@ -90,10 +90,9 @@ def has_ended(transaction: SessionTransaction) -> bool:
 def is_undecided(session: Session) -> bool:
     """Whether it is in a transaction that is neither committed, prepared in the database, nor spoiled."""
     transaction = session.get_transaction()
-    undecided = {SessionTransactionState.ACTIVE}
-    if not session.twophase:
-        undecided.add(SessionTransactionState.PREPARED)
-    return transaction is not None and transaction._state in undecided  # pyright: ignore[reportPrivateUsage]
+    state = None if transaction is None else transaction._state  # pyright: ignore[reportPrivateUsage]
+    is_prepared = state is SessionTransactionState.PREPARED and not session.twophase
+    return state is SessionTransactionState.ACTIVE or is_prepared
 
 
 def is_committed(transaction: SessionTransaction) -> bool:

@@ -205,36 +205,27 @@ class GuardedTransaction(AsyncSessionTransaction):
         self, unit: Unit, operation: str, end: Callable[[], Coroutine[Any, Any, None]], *, lost: bool = False
     ) -> None:
         """End it by ``end``, to its end, with the callbacks that belong to it."""
+        if self.nested:
+            await to_its_end(self._end_savepoint(unit, claim_all([self.held], operation), end))
+            return
         ended_before = not self.is_open
 
-        async def work() -> tuple[Outcome, BaseException | None]:
-            try:
-                await end()
-            except BaseException as failure:
-                if ends_the_task(failure):
-                    raise
-                return (Outcome.ROLLED_BACK if lost or self.nested else self.held.outcome_of_failure), failure
-            return (Outcome.ROLLED_BACK if lost else Outcome.COMMITTED), None
-
         async def conclusion() -> Conclusion:
-            outcome, error = await work()
+            error = await _error_of(end)
+            outcome = Outcome.ROLLED_BACK if lost else Outcome.COMMITTED
+            if error is not None and not lost:
+                outcome = self.held.outcome_of_failure
             self.held.begin_anew()
             return (None if ended_before else outcome), error
 
-        if self.nested:
-            await to_its_end(self._end_savepoint(unit, claim_all([self.held], operation), work))
-        else:
-            await conclude(unit, [self.held], operation, conclusion)
+        await conclude(unit, [self.held], operation, conclusion)
 
     async def _end_savepoint(
-        self,
-        unit: Unit,
-        claimed: list[Held],
-        work: Callable[[], Coroutine[Any, Any, tuple[Outcome, BaseException | None]]],
+        self, unit: Unit, claimed: list[Held], end: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         hand_over(claimed)
         try:
-            _, error = await work()
+            error = await _error_of(end)
         finally:
             give_up_all(claimed)
         if self in unit.savepoints:
@@ -246,3 +237,14 @@ class GuardedTransaction(AsyncSessionTransaction):
             error = one_error(failures, "Callbacks failed")
         if error is not None:
             raise error
+
+
+async def _error_of(end: Callable[[], Coroutine[Any, Any, None]]) -> BaseException | None:
+    """What ``end`` raised, but for what ends the task."""
+    try:
+        await end()
+    except BaseException as failure:
+        if ends_the_task(failure):
+            raise
+        return failure
+    return None

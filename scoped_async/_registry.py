@@ -58,6 +58,5 @@ class Registry(Generic[S]):
                 unit.callbacks.settle(Outcome.ROLLED_BACK)
             del unit[self._proxy]
             held.forgotten = True
-            if held.is_watched:
-                held.unwatch()
+            held.unwatch()
             unit[held] = held

@@ -171,8 +171,7 @@ class HeldTransaction(WatchedSession):
         self.object.sync_session.close()
 
     def let_go(self) -> None:
-        if self.is_watched:
-            self.unwatch()
+        self.unwatch()
         if self.readonly:
             event.remove(self.object.sync_session, "after_begin", set_read_only)
             event.remove(self.object.sync_session, "before_flush", self.refuse_flush)

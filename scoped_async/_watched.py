@@ -55,10 +55,11 @@ class WatchedSession(Held):
 
     def unwatch(self) -> None:
         """Hear of the session no more: it may live longer than the scope."""
-        self.is_watched = False
-        for name, note in self._notes.items():
-            event.remove(self.object.sync_session, name, note)
-        self._listen_no_more()
+        if self.is_watched:
+            self.is_watched = False
+            for name, note in self._notes.items():
+                event.remove(self.object.sync_session, name, note)
+            self._listen_no_more()
 
     def note_unknown(self) -> None:
         """Drop the callbacks of work that was ended past the proxy, and nobody knows how."""

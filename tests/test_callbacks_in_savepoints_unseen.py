@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSessionTransaction, async_sessionmaker
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
@@ -27,10 +27,14 @@ async def by_a_close_in_run_sync(Session: Sessions) -> None:
     await Session.run_sync(lambda session: innermost(session).close())
 
 
-async def by_its_transaction(Session: Sessions) -> None:
+def its_transaction(Session: Sessions) -> AsyncSessionTransaction:
     transaction = Session.get_nested_transaction()
     assert transaction is not None
-    await transaction.rollback()
+    return transaction
+
+
+async def by_its_transaction(Session: Sessions) -> None:
+    await its_transaction(Session).rollback()
 
 
 async def release_by_run_sync(Session: Sessions) -> None:
@@ -38,9 +42,7 @@ async def release_by_run_sync(Session: Sessions) -> None:
 
 
 async def release_by_its_transaction(Session: Sessions) -> None:
-    transaction = Session.get_nested_transaction()
-    assert transaction is not None
-    await transaction.commit()
+    await its_transaction(Session).commit()
 
 
 async def by_the_proxy(Session: Sessions) -> None:
