@@ -1,9 +1,8 @@
 """The callbacks of a unit of work: registered within savepoints, run once when their fate is known."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from enum import Enum, auto
 from inspect import isawaitable
-from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -33,10 +32,11 @@ class Callback(NamedTuple):
 class Callbacks:
     """The callbacks of one unit, and which of them are due."""
 
-    __slots__ = ("_due", "_numbers", "_waiting")
+    __slots__ = ("_due", "_waiting", "registered")
 
     def __init__(self) -> None:
-        self._numbers = count()
+        self.registered = 0
+        """How many were registered so far."""
         self._waiting: list[Callback] = []
         self._due: list[Callback] = []
         """Those whose fate became known where nothing could be awaited; they run with the next."""
@@ -52,19 +52,24 @@ class Callbacks:
         within: Sequence[object],
     ) -> None:
         """Register one."""
-        self._waiting.append(Callback(next(self._numbers), outcome, function, arguments, within))
+        self._waiting.append(Callback(self.registered, outcome, function, arguments, within))
+        self.registered += 1
 
     def lose(self, savepoint: object) -> None:
         """What was done within ``savepoint``, or the block, is undone."""
-        lost = [callback for callback in self._waiting if savepoint in callback.within]
-        if lost:
-            self._waiting = [callback for callback in self._waiting if savepoint not in callback.within]
-            self._due += [callback for callback in lost if callback.outcome is Outcome.ROLLED_BACK]
+        self._end(Outcome.ROLLED_BACK, lambda callback: savepoint in callback.within)
 
-    def settle(self, outcome: Outcome) -> None:
-        """The fate of the whole unit is known: forget all but those that are to run."""
-        self._due += [callback for callback in self._waiting if callback.outcome is outcome]
-        self._waiting = []
+    def settle(self, outcome: Outcome, numbers: Container[int] | None = None) -> None:
+        """The fate is known, of those with ``numbers`` or of all: forget all but those that are to run."""
+        self._end(outcome, lambda callback: numbers is None or callback.number in numbers)
+
+    def _end(self, outcome: Outcome, is_settled: Callable[[Callback], bool]) -> None:
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            if not is_settled(callback):
+                self._waiting.append(callback)
+            elif callback.outcome is outcome:
+                self._due.append(callback)
 
     def take_due(self) -> list[Callback]:
         """Those that are to run, each once, in the order of registration."""

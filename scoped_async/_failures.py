@@ -1,6 +1,5 @@
 """What stands against a commit: a statement that failed, a COMMIT refused, a transaction that is over."""
 
-import re
 from typing import Any
 from weakref import WeakSet
 
@@ -12,9 +11,6 @@ from sqlalchemy.orm import Session
 from ._database import connections_of, is_undecided
 from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
 
-_BLANK = r"(?: \s | --[^\n]*(?:\n|$) | /\*.*?\*/ )"
-_ROLLBACK = rf"{_BLANK}* (?:ROLLBACK|ABORT)\b (?! (?:{_BLANK} | (?:WORK|TRANSACTION)\b)* (?:TO|PREPARED)\b)"
-_COMMIT = rf"{_BLANK}* (?:COMMIT|END)\b (?! {_BLANK}* PREPARED\b)"
 _failed: "WeakSet[Connection]" = WeakSet()
 """Connections on which a statement failed since their last commit."""
 _refused: "WeakSet[Connection]" = WeakSet()
@@ -85,6 +81,11 @@ def _is_over(connection: Connection) -> bool:
     return is_sent and not driver.in_transaction
 
 
+def note_failure(connection: Connection) -> None:
+    """A statement has failed on it, past SQLAlchemy."""
+    _failed.add(connection)
+
+
 def has_failed(session: Session) -> bool:
     """Whether a statement failed on one of the session's connections."""
     if not _failed:
@@ -96,18 +97,3 @@ def forgive(session: Session) -> None:
     """Forget the failures: the transaction ends."""
     for connection in connections_of(session):
         _failed.discard(connection)
-
-
-def rolls_back(statement: str) -> bool:
-    """Whether ``statement`` rolls the transaction back, and not to a savepoint."""
-    return _matches(_ROLLBACK, statement)
-
-
-def ends_transaction(statement: str) -> bool:
-    """Whether ``statement`` ends the transaction, of which SQLAlchemy would not hear."""
-    return _matches(_ROLLBACK, statement) or _matches(_COMMIT, statement)
-
-
-def _matches(pattern: str, statement: str) -> bool:
-    # Compiled when first asked for: most programs have no callbacks, and an import is to cost little.
-    return re.match(pattern, statement, re.IGNORECASE | re.DOTALL | re.VERBOSE) is not None

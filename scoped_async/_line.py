@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 
 from ._cleanup import add_notes, to_its_end
-from ._failures import ends_transaction
 from ._running import running_loop
 from ._stand_in import count_locks, since
+from ._statements import ends_transaction
 from .exceptions import ScopeError
 
 _CLONE = "give the test a database of its own: `async with clone_database(url, template=...) as url: ...`"

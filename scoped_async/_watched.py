@@ -1,7 +1,6 @@
 """Watch a session for work that is lost past the scope and the proxy, as SQLAlchemy and SQL allow."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,8 +8,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from ._callbacks import Callbacks, Outcome
 from ._database import connections_of, is_committed
-from ._failures import forget_refusal, has_vanished, rolls_back, was_refused
+from ._failures import has_vanished, was_refused
 from ._frame import Owner
+from ._heard import HeardConnection
 from ._held import Held
 
 
@@ -28,12 +28,8 @@ class WatchedSession(Held):
     listens = False
     """Whether it listens to the session, for callbacks or since it is readonly, and is to let go of it."""
     is_watched = False
-    listened: Sequence[Connection] = ()
+    heard: Sequence[HeardConnection] = ()
     """The connections that are listened to."""
-    is_asked = False
-    """Whether a COMMIT was sent on one of them."""
-    is_over = False
-    """Whether a ROLLBACK was sent as a statement, after which there is no transaction for the database."""
 
     @property
     def savepoints(self) -> Sequence[SessionTransaction]:
@@ -51,7 +47,9 @@ class WatchedSession(Held):
             for name, note in self._notes.items():
                 event.listen(self.object.sync_session, name, note)
             for connection in connections_of(self.object.sync_session):
-                self._listen(connection)
+                self._hear(connection)
+        for heard in self.heard:
+            heard.note_registered(self._callbacks)
 
     def unwatch(self) -> None:
         """Hear of the session no more: it may live longer than the scope."""
@@ -59,16 +57,17 @@ class WatchedSession(Held):
             self.is_watched = False
             for name, note in self._notes.items():
                 event.remove(self.object.sync_session, name, note)
-            self._listen_no_more()
+            self._hear_no_more()
 
     def note_unknown(self) -> None:
         """Drop the callbacks of work that was ended past the proxy, and nobody knows how."""
-        if not self.listened or self.is_over:
+        if not self.heard or any(heard.is_over for heard in self.heard):
             return
         session = self.object.sync_session
         if self.was_done(session.get_transaction()):
             return
-        if self._is_unanswered if self.is_asked else has_vanished(session):
+        is_asked = any(heard.is_asked for heard in self.heard)
+        if self._is_unanswered if is_asked else has_vanished(session):
             self._settle(Outcome.UNKNOWN)
 
     def was_done(self, transaction: SessionTransaction | None) -> bool:
@@ -77,19 +76,16 @@ class WatchedSession(Held):
 
     @property
     def _is_unanswered(self) -> bool:
-        return self.is_asked and not any(map(was_refused, self.listened))
+        is_asked = any(heard.is_asked for heard in self.heard)
+        return is_asked and not any(was_refused(heard.connection) for heard in self.heard)
 
-    def _listen(self, connection: Connection) -> None:
-        self.listened = [*self.listened, connection]
-        event.listen(connection, "after_cursor_execute", self._note_statement)
-        event.listen(connection, "commit", self._note_asked)
+    def _hear(self, connection: Connection) -> None:
+        self.heard = [*self.heard, HeardConnection(connection, self._callbacks)]
 
-    def _listen_no_more(self) -> None:
-        for connection in self.listened:  # which may be the session's no longer than its transaction
-            event.remove(connection, "after_cursor_execute", self._note_statement)
-            event.remove(connection, "commit", self._note_asked)
-        self.listened = ()
-        self.is_asked = self.is_over = False
+    def _hear_no_more(self) -> None:
+        for heard in self.heard:
+            heard.stop()
+        self.heard = ()
 
     @property
     def _notes(self) -> dict[str, Callable[..., None]]:
@@ -100,17 +96,8 @@ class WatchedSession(Held):
         }
 
     def _note_begin(self, _: Session, __: SessionTransaction, connection: Connection) -> None:
-        if connection not in self.listened:  # as when a savepoint begins
-            self._listen(connection)
-
-    def _note_statement(self, _: Connection, __: Any, statement: str, *___: Any) -> None:
-        if rolls_back(statement):
-            self.is_over = True
-            self._settle(Outcome.ROLLED_BACK)
-
-    def _note_asked(self, connection: Connection) -> None:
-        self.is_asked = True
-        forget_refusal(connection)
+        if all(heard.connection is not connection for heard in self.heard):  # else a savepoint begins
+            self._hear(connection)
 
     def _note_commit(self, session: Session) -> None:
         self.committed = session.get_nested_transaction() or session.get_transaction()
@@ -123,7 +110,7 @@ class WatchedSession(Held):
         elif transaction.parent is None:
             if not kept and not self.ending:
                 self._settle(Outcome.UNKNOWN if self._is_unanswered else Outcome.ROLLED_BACK)
-            self._listen_no_more()
+            self._hear_no_more()
 
     def _settle(self, outcome: Outcome) -> None:
         if (callbacks := self._callbacks) is not None:

@@ -1,7 +1,9 @@
 """A table for the tests of units of work: what they write into it, and what of that the database holds."""
 
 from collections.abc import Awaitable
+from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import ForeignKey, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -68,6 +70,13 @@ async def die_at_commit(engine: AsyncEngine) -> None:
                 "FOR EACH ROW EXECUTE FUNCTION die()"
             )
         )
+
+
+async def asyncpg_of(session: Sessions | AsyncSession) -> asyncpg.Connection:
+    """asyncpg's own connection, under SQLAlchemy's."""
+    real = session if isinstance(session, AsyncSession) else session()
+    connection: Any = (await (await real.connection()).get_raw_connection()).driver_connection
+    return connection
 
 
 class Log(list[str]):

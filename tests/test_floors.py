@@ -11,7 +11,7 @@ import scoped_async
 PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
-    {"_proxy", "_running", "_upload", "exceptions"},  # stand on nothing of ours
+    {"_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
     {"_budget", "_cleanup"},
     {
         "_callbacks",
@@ -20,7 +20,8 @@ FLOORS = [
     },  # what is called back; what a scope holds
     {"_clone", "_database", "_frame"},  # what is current
     {"_checks", "_decorate", "_failures", "_outcome", "_stand_in"},  # what may be done; how work ends
-    {"_ending", "_line", "_watched", "_work"},
+    {"_ending", "_heard", "_line", "_work"},
+    {"_watched"},
     {"_transaction"},
     {"_commit"},
     {"_session"},
@@ -41,7 +42,7 @@ OTHERS = {
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
-        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded",
+        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded", "_heard",
         "_isolation", "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction",
         "_watched", "session",
     },
