@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 
 import scoped_async
 from scoped_async import pytest_plugin
-from scoped_async.session import _NAMES, _REFUSED  # pyright: ignore[reportPrivateUsage]
+from scoped_async._names import NAMES, REFUSED
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
@@ -65,7 +65,7 @@ def listed(kinds: tuple[str, ...]) -> str:
     return ", ".join(
         f"{{py:obj}}`{name} <sqlalchemy.ext.asyncio.AsyncSession.{name}>`"
         + (f" ({line.since[0]}.{line.since[1]})" if line.since > (2, 0) else "")
-        for name, line in _NAMES.items()
+        for name, line in NAMES.items()
         if line.kind.name in kinds
     )
 
@@ -78,7 +78,7 @@ def inline(docstring: str | None) -> str:
 
 myst_substitutions = {
     "names": "\n".join(f"- {what}: {listed(kinds)}" for what, kinds in KINDS.items()),
-    "refused": ", ".join(f"`{name}`" for name in _REFUSED),
+    "refused": ", ".join(f"`{name}`" for name in REFUSED),
     "protocols": "\n\n".join(
         f"```{{eval-rst}}\n.. auto{kind}:: scoped_async.{name}\n```"
         for kind, name in {"function": "aiohttp.scope_middleware", "class": "grpc.ScopeInterceptor"}.items()

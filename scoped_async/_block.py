@@ -1,17 +1,14 @@
-"""Blocks that join the current scope, or nest in it."""
+"""Blocks that join the current scope."""
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextvars import Token
 from types import CodeType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from ._callbacks import run_callbacks
-from ._checks import closed_message, refuse_sibling, rollback_only_error, usable_unit
-from ._cleanup import add_notes, first_of, one_error, run_to_completion, to_its_end
+from ._checks import closed_message, usable_unit
+from ._cleanup import first_of
 from ._decorate import decorate
 from ._frame import NEW, Frame, Options, Unit, current, frames_of, leave, nearest_open
-from ._held import Held, Savepoint, claim_all, give_up_all, hand_over, let_settle
 from ._scope import Scope, new_scope
 from .exceptions import NoScopeError, ScopeClosedError, ScopeError
 
@@ -27,6 +24,7 @@ class Block(Frame):
     """The scope that it runs in, or that scope's exit: what says whether anything may still be used."""
     _outer: Frame
     _token: "Token[Frame]"
+    sets_savepoint = False
     own: Scope | None
     """The scope that it opened, since there was none to run in."""
     scope: Scope | None
@@ -142,126 +140,10 @@ class Mandatory(Block):
         )
 
 
-class Nested(Block):
-    """A block in a savepoint on every session of the scope."""
-
-    __slots__ = ("savepoints",)
-    savepoints: dict[Held, Savepoint]
-
-    def stands_around(self, frame: Frame) -> bool:
-        return any(around is self for around in frames_of(frame.owner, frame))
-
-    async def _open(self, unit: Unit, frame: Frame) -> None:
-        for held in list(unit.values()):
-            await let_settle(held)
-        refuse_sibling(unit, frame)
-        holdings = list(unit.values())
-        claimed = claim_all(holdings, "the entry of a nested block")
-        self.savepoints = {}
-        try:
-            for held in holdings:
-                if (savepoint := await held.savepoint()) is not None:
-                    self.savepoints[held] = savepoint
-        except BaseException as error:
-            add_notes(error, await to_its_end(undo(list(self.savepoints.values()))))
-            raise
-        finally:
-            give_up_all(claimed)
-        unit.savepoints = [*unit.savepoints, self]
-
-    async def _close(self, unit: Unit, scope: Scope, exc: BaseException | None) -> None:
-        claimed: list[Held] = []
-        failures: list[BaseException] = []
-        try:
-            if self not in unit.savepoints:
-                raise ScopeError("The savepoint of a nested block is gone: the block around it has ended.")
-            claimed = claim_all(list(unit.values()), "the end of a nested block")
-        except ScopeError as refusal:
-            failures.append(refusal)
-        task, cancellation = await run_to_completion(self._end(unit, scope, exc, claimed, failures))
-        if task.cancelled():  # the loop is shutting down
-            failures, cancellation = [], cancellation or asyncio.CancelledError()
-        elif (broken := task.exception()) is not None:  # the GeneratorExit of a callback, perhaps
-            failures = [broken]
-        else:
-            failures = task.result()
-        if (on_its_way := exc if cancellation is None else cancellation) is not None:
-            add_notes(on_its_way, failures)
-        error = cancellation or (
-            None if exc is not None else one_error(failures, "A nested block failed to end")
-        )
-        if error is not None:
-            raise error
-
-    async def _end(
-        self,
-        unit: Unit,
-        scope: Scope,
-        exc: BaseException | None,
-        claimed: list[Held],
-        failures: list[BaseException],
-    ) -> list[BaseException]:
-        """What the helper task does: release the savepoints or go back to them, then call back."""
-        keep = exc is None and self.failure is None and not self.rollback_only
-        undone = False
-        hand_over(claimed)
-        try:
-            if not failures:
-                failures, undone = await self._release_or_undo(unit, keep=keep)
-        finally:
-            give_up_all(claimed)
-        if self in unit.savepoints:
-            del unit.savepoints[unit.savepoints.index(self) :]
-        unit.blocks.remove(self)
-        current.set(self._outer)  # in this task's own Context: the callbacks run around the block
-        kept = keep and not failures
-        # What is left undone, or came too late to be undone, is for the block around to undo.
-        if (spoiled := self.failure if kept else None if undone else first_of(exc, *failures)) is not None:
-            spoil(unit, scope, self._outer, spoiled)
-        if undone and not kept:
-            unit.callbacks.lose(self)
-        if exc is None and self.failure is not None:
-            refusal = rollback_only_error(scope, self.failure)
-            add_notes(refusal, failures)
-            failures = [refusal]
-        return failures + await run_callbacks(unit.callbacks.take_due())
-
-    async def _release_or_undo(self, unit: Unit, *, keep: bool) -> tuple[list[BaseException], bool]:
-        """Returns what failed, and whether nothing of the block's work is left."""
-        failures: list[BaseException] = []
-        if keep:
-            try:
-                for savepoint in [*self.savepoints.values(), *self._beginnings(unit)]:
-                    await savepoint.refuse_spoiled()
-                for savepoint in reversed(self.savepoints.values()):
-                    await savepoint.release()
-                return [], False
-            except Exception as error:
-                failures.append(error)
-        lost = await undo([*self.savepoints.values(), *self._beginnings(unit)])
-        return failures + lost, not lost
-
-    def _beginnings(self, unit: Unit) -> list[Savepoint]:
-        """Where what was first used within the block goes back to."""
-        begun = (held.beginning() for held in unit.values() if held not in self.savepoints)
-        return [savepoint for savepoint in begun if savepoint is not None]
-
-
-async def undo(savepoints: Sequence[Savepoint]) -> list[BaseException]:
-    """Roll back to each, newest first; returns what failed."""
-    failures: list[BaseException] = []
-    for savepoint in reversed(savepoints):
-        try:
-            await savepoint.roll_back()
-        except Exception as error:
-            failures.append(error)
-    return failures
-
-
 def spoil(unit: Unit, scope: Scope, frame: Frame, failure: BaseException) -> None:
     """Mark what a failed block leaves behind: the nearest nested block around it, else the scope."""
     for around in frames_of(scope, frame):
-        if isinstance(around, Nested) and around.is_open:
+        if isinstance(around, Block) and around.sets_savepoint and around.is_open:
             around.failure = first_of(around.failure, failure)
             return
     unit.failure = first_of(unit.failure, failure)

@@ -7,8 +7,9 @@ from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar
 
-from ._block import Block, Mandatory, Nested
+from ._block import Block, Mandatory
 from ._frame import NEW, Options
+from ._nested import Nested
 from ._scope import Scope
 
 P = ParamSpec("P")

@@ -12,7 +12,7 @@ PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
     {"_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
-    {"_budget", "_cleanup"},
+    {"_budget", "_cleanup", "_names"},
     {
         "_callbacks",
         "_database_errors",
@@ -28,7 +28,8 @@ FLOORS = [
     {"_exit", "_guarded", "_recorder", "_registry", "_resource"},
     {"_delegates", "_scope"},
     {"_answer", "_block", "_leaks", "session"},
-    {"_isolation", "_propagation"},
+    {"_isolation", "_nested"},
+    {"_propagation"},
     {"aiohttp", "asgi", "faststream", "grpc", "taskiq", "tasks", "testing"},
     {"__init__", "pytest_plugin"},  # what users import
 ]
@@ -42,9 +43,9 @@ OTHERS = {
     "pytest": {"pytest_plugin"},
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
-        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded", "_heard",
-        "_isolation", "_leaks", "_line", "_recorder", "_registry", "_session", "_stand_in", "_transaction",
-        "_watched", "session",
+        "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded",
+        "_heard", "_isolation", "_leaks", "_line", "_names", "_recorder", "_registry", "_session",
+        "_stand_in", "_transaction", "_watched", "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip
