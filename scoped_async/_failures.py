@@ -73,7 +73,7 @@ def _is_over(connection: Connection) -> bool:
     driver = checked_out.driver_connection
     if connection.dialect.driver == "asyncpg":
         begun = getattr(checked_out.dbapi_connection, "_transaction", None)
-        return begun is not None and not driver.is_in_transaction()
+        return begun is not None and not driver.is_closed() and not driver.is_in_transaction()
     if connection.dialect.name != "sqlite" or connection._is_autocommit_isolation():  # pyright: ignore[reportPrivateUsage]
         return False
     # Where a listener sends the BEGIN, as in SQLAlchemy's recipe; else sqlite's driver cannot tell.
@@ -86,11 +86,16 @@ def note_failure(connection: Connection) -> None:
     _failed.add(connection)
 
 
+def has_failed_on(connection: Connection) -> bool:
+    """Whether a statement failed on it."""
+    return connection in _failed
+
+
 def has_failed(session: Session) -> bool:
     """Whether a statement failed on one of the session's connections."""
     if not _failed:
         return False
-    return any(connection in _failed for connection in connections_of(session))
+    return any(map(has_failed_on, connections_of(session)))
 
 
 def forgive(session: Session) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 from sqlalchemy import Connection, event
 
 from ._callbacks import Callbacks, Outcome
-from ._failures import forget_refusal, note_failure
+from ._database_errors import sqlstate
+from ._failures import forget_refusal, has_failed_on, note_failure
 from ._statements import Effect, effects
+
+_ENDS = (Effect.ROLLBACK, Effect.COMMIT)
 
 
 class HeardConnection:
@@ -26,19 +29,19 @@ class HeardConnection:
         """Whether a ROLLBACK was sent as a statement, after which the database has no transaction."""
         self._savepoints: list[tuple[str, int]] = []
         """The name of each, and the number of the first callback that was registered within."""
+        self._begun: int | None = None
+        """The number of the first callback whose work a ROLLBACK would undo; ``None`` where none would."""
         self._told = self._registered
         """How many callbacks were registered when asyncpg was given what it tells of."""
-        self._is_begun = False
-        """Whether a ROLLBACK that asyncpg is given would undo what was sent by SQLAlchemy."""
         self._driver: Any = None
         event.listen(connection, "after_cursor_execute", self._note_statement)
         event.listen(connection, "commit", self._note_asked)
         checked_out = connection._dbapi_connection  # pyright: ignore[reportPrivateUsage]
         if connection.dialect.driver == "asyncpg" and checked_out is not None:
-            adapter: Any = checked_out.dbapi_connection
-            self._is_begun = adapter._transaction is not None
-            self._driver = checked_out.driver_connection
+            # Of a pool of asyncpg's, its connection itself, which lives longer than what the pool hands out.
+            self._driver = getattr(checked_out.driver_connection, "_con", checked_out.driver_connection)
             self._driver.add_query_logger(self._note_told)
+            self._begun = 0 if self._driver.is_in_transaction() else None
 
     def stop(self) -> None:
         """Hear no more of it: it may be the session's no longer than its transaction."""
@@ -46,7 +49,6 @@ class HeardConnection:
         event.remove(self.connection, "commit", self._note_asked)
         if self._driver is not None:
             self._driver.remove_query_logger(self._note_told)
-            self._driver = None
 
     def note_registered(self, callbacks: Callbacks | None) -> None:
         """One of ``callbacks`` was registered just now."""
@@ -64,43 +66,55 @@ class HeardConnection:
 
     def _note_asked(self, connection: Connection) -> None:
         self.is_asked = True
+        self._begun = None  # what asyncpg tells of now is this COMMIT, and what comes after it
         forget_refusal(connection)
 
-    def _note_statement(self, _: Connection, __: Any, statement: str, *___: Any) -> None:
-        self._is_begun = True
-        for effect, name in effects(statement):
-            if effect is Effect.ROLLBACK:
-                self.is_over = True
-                self._lose(0, self._registered)
-            else:
-                self._note_savepoint(effect, name, self._registered)
+    def _note_statement(self, connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if not connection._is_autocommit_isolation():  # pyright: ignore[reportPrivateUsage]
+            self._begun = 0
+        self._note(statement, self._registered)
 
     def _note_told(self, record: Any) -> None:
-        if self._driver is None:  # of the transaction before
+        error = record.exception
+        if error is None:
+            self._note(record.query, self._told)
             return
-        if record.exception is not None:
-            note_failure(self.connection)
-            return
-        for effect, name in effects(record.query):
-            if effect is not Effect.ROLLBACK:
-                self._note_savepoint(effect, name, self._told)
-            elif self._is_begun:  # else of a transaction of asyncpg's own
-                self._is_begun, self.is_over = False, True
-                self._lose(0, self._told)
+        note_failure(self.connection)
+        if sqlstate(error) is None or ";" in record.query.rstrip("; \n"):  # else it has done nothing
+            self._note(record.query, self._told, perhaps=True)
 
-    def _note_savepoint(self, effect: Effect, name: str, registered: int) -> None:
+    def _note(self, sql: str, registered: int, *, perhaps: bool = False) -> None:
+        """Follow what becomes of the transaction, in which ``registered`` callbacks are so far.
+
+        ``perhaps``: whether it may not have been done, or not all of it.
+        """
+        lost = Outcome.UNKNOWN if perhaps else Outcome.ROLLED_BACK
+        for effect, name in effects(sql):
+            if effect is Effect.BEGIN:
+                self._begun = registered if self._begun is None else self._begun
+            elif effect is Effect.SAVEPOINT:
+                self._savepoints.append((name, registered))
+            elif effect is Effect.ROLLBACK_TO:
+                self._end_savepoints(name, but_for_itself=True)
+                self._settle(lost, range(self._savepoints[-1][1] if self._savepoints else 0, registered))
+            elif effect is Effect.RELEASE and not perhaps:
+                self._end_savepoints(name)
+            elif effect in _ENDS and self._begun is not None:
+                self._end(effect, range(self._begun, registered), lost)
+
+    def _end_savepoints(self, name: str, *, but_for_itself: bool = False) -> None:
         """Keep the stack as the database does; one that was set before the first callback is not in it."""
-        if effect is Effect.SAVEPOINT:
-            self._savepoints.append((name, registered))
-            return
-        if effect is Effect.COMMIT:
-            return
         depth = max((at for at, each in enumerate(self._savepoints) if each[0] == name), default=-1)
-        if effect is Effect.ROLLBACK_TO:
-            self._lose(self._savepoints[depth][1] if depth >= 0 else 0, registered)
-            depth += 1  # the savepoint itself is still set
-        del self._savepoints[max(depth, 0) :]
+        del self._savepoints[depth + 1 if but_for_itself else max(depth, 0) :]
 
-    def _lose(self, first: int, end: int) -> None:
+    def _end(self, effect: Effect, work: range, lost: Outcome) -> None:
+        if effect is Effect.ROLLBACK:
+            self.is_over = True
+            self._settle(lost, work)
+        elif work.start == 0 and not has_failed_on(self.connection):
+            self._settle(Outcome.UNKNOWN, work)
+        self._begun = None
+
+    def _settle(self, outcome: Outcome, numbers: range) -> None:
         if self.callbacks is not None:
-            self.callbacks.settle(Outcome.ROLLED_BACK, range(first, end))
+            self.callbacks.settle(outcome, numbers)

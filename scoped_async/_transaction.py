@@ -119,7 +119,7 @@ class HeldTransaction(WatchedSession):
 
         ending, self.ending = self.ending, True
         leaving = connections_of(self.object.sync_session)
-        self.note_unknown()
+        self.hear_out()
         try:
             await self.object.run_sync(close)
         except BaseException:
@@ -143,7 +143,7 @@ class HeldTransaction(WatchedSession):
         """
         ending, self.ending = self.ending, True
         self.leaving = connections_of(self.object.sync_session)
-        self.note_unknown()
+        self.hear_out()
         cut_off = terminate_busy(self.leaving)
         try:
             await end()

@@ -70,6 +70,11 @@ class WatchedSession(Held):
         if self._is_unanswered if is_asked else has_vanished(session):
             self._settle(Outcome.UNKNOWN)
 
+    def hear_out(self) -> None:
+        """The scope or the proxy ends the transaction now: what is sent for that is no loss."""
+        self.note_unknown()
+        self._hear_no_more()
+
     def was_done(self, transaction: SessionTransaction | None) -> bool:
         """Whether the COMMIT of ``transaction`` was done, whatever a hook after it has raised."""
         return transaction is not None and (transaction is self.committed or is_committed(transaction))
@@ -83,9 +88,9 @@ class WatchedSession(Held):
         self.heard = [*self.heard, HeardConnection(connection, self._callbacks)]
 
     def _hear_no_more(self) -> None:
-        for heard in self.heard:
-            heard.stop()
-        self.heard = ()
+        heard, self.heard = self.heard, ()
+        for each in heard:
+            each.stop()
 
     @property
     def _notes(self) -> dict[str, Callable[..., None]]:

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from asyncpg import PostgresError
 from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from entries import Log, Sessions, asyncpg_of, scoped_session, stored, write
@@ -194,6 +195,14 @@ class TestLaw23WorkThatIsLostNeverFiresAfterCommit:
             log.watch()
             await (await Session.connection()).rollback()
         assert log == (["rolled back"] if driver == "asyncpg" else [])
+
+    async def test_by_the_end_of_the_connection(self, Session: Sessions, log: Log) -> None:
+        with pytest.raises(InterfaceError, match="connection is closed"):
+            async with scope(commit=True):
+                await write(Session, "lost")
+                log.watch()
+                (await asyncpg_of(Session)).terminate()
+        assert log == ["rolled back"]
 
     @pytest.mark.parametrize("how", ["exit", "Session.commit"])
     async def test_what_failed_on_asyncpg_and_was_swallowed(

@@ -10,7 +10,17 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from entries import Entry, Log, Sessions, break_the_commit, die_at_commit, scoped_session, stored, write
+from entries import (
+    Entry,
+    Log,
+    Sessions,
+    asyncpg_of,
+    break_the_commit,
+    die_at_commit,
+    scoped_session,
+    stored,
+    write,
+)
 from scoped_async import AsyncScopedSession, current_scope, scope
 from scoped_async._heard import HeardConnection
 
@@ -92,6 +102,34 @@ class TestLaw23NobodyKnows:
             log.watch()
             await Session.execute(text("COMMIT"))
         assert log == []
+        assert await stored(engine) == {"a line"}
+
+    @pytest.mark.parametrize("statement", ["COMMIT", "COMMIT AND CHAIN", "COMMIT; BEGIN"])
+    async def test_by_a_commit_after_which_it_goes_on(
+        self, statement: str, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope():
+            await write(Session, "a line")
+            log.watch("before")
+            if statement == "COMMIT; BEGIN":
+                await (await asyncpg_of(Session)).execute(statement)
+            else:
+                await Session.execute(text(statement))
+            log.watch("after")
+            await Session.execute(text("ROLLBACK"))
+        assert log == ["after rolled back"]
+        assert await stored(engine) == {"a line"}
+
+    async def test_by_a_commit_of_its_pooled_connection(
+        self, Session: Sessions, engine: AsyncEngine, log: Log
+    ) -> None:
+        async with scope():
+            await write(Session, "a line")
+            log.watch("before")
+            await Session.run_sync(lambda session: session.connection().connection.commit())
+            log.watch("after")
+            await write(Session, "lost")
+        assert log == ["after rolled back"]
         assert await stored(engine) == {"a line"}
 
     @pytest.mark.parametrize("commit", [by_the_real_session, by_its_transaction_itself])
