@@ -7,9 +7,9 @@ from aiohttp import Payload, WSCloseCode, web
 from aiohttp.http import StreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
-from ._answer import new_request, request_options
+from ._answer import new_request
 from ._frame import UNUSED
-from ._propagation import checked_options
+from ._policy import request_options
 from .exceptions import ScopeError
 
 
@@ -42,8 +42,7 @@ def scope_middleware(
 
     .. versionadded:: 0.1
     """
-    options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
-    options = request_options(options, commit, name)
+    options = request_options(commit, name, readonly=readonly, close_timeout=close_timeout)
     commits: Callable[[int], bool] = commit if callable(commit) else lambda status: commit and status < 400
 
     @web.middleware

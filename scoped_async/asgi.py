@@ -4,9 +4,9 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ._answer import RequestScope, new_request, request_options
+from ._answer import RequestScope, new_request
 from ._frame import UNUSED
-from ._propagation import checked_options
+from ._policy import request_options
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,7 +37,8 @@ class ScopeMiddleware:
     ``readonly``, ``close_timeout``: as in `scope()`. Every request has a new scope, also one made within
     another; ``lifespan`` passes through. Put it inside of the other middlewares (in Starlette: add it first):
     the headers that they add reach what it answers, too, and those that read ahead, as BaseHTTPMiddleware
-    does, do not begin the body during the commit, where what it sets on objects can be lost.
+    does, do not begin the body during the commit. Inside of it they do: what the body sets on objects
+    meanwhile is kept for what comes after the start.
 
     Before ``http.response.start`` goes on, the work so far is committed, or rolled back when ``commit`` says
     no, ``rollback_only`` was set or ``http.disconnect`` was received; ``close_timeout`` bounds that. What
@@ -69,8 +70,7 @@ class ScopeMiddleware:
         readonly: bool = False,
         close_timeout: float | None = 10.0,
     ) -> None:
-        options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
-        self._options = request_options(options, commit, name)
+        self._options = request_options(commit, name, readonly=readonly, close_timeout=close_timeout)
         self.app = app
         self._commits = commit if callable(commit) else _below_400 if commit else _never
         self._name = name

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from ._answer import RequestScope, new_request, request_options
+from ._answer import RequestScope, new_request
 from ._frame import UNUSED
-from ._propagation import checked_options
+from ._policy import request_options
 from ._upload import uploading
 from .exceptions import ScopeError
 from .session import is_retryable
@@ -54,8 +54,7 @@ class ScopeInterceptor(grpc.aio.ServerInterceptor):
         readonly: bool = False,
         close_timeout: float | None = 10.0,
     ) -> None:
-        options = checked_options(commit=commit is not False, readonly=readonly, close_timeout=close_timeout)
-        self._options = request_options(options, commit, name)
+        self._options = request_options(commit, name, readonly=readonly, close_timeout=close_timeout)
         self._commits: Commits = commit if callable(commit) else lambda code: commit and code is OK
         self._name = name
 

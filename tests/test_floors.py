@@ -11,7 +11,7 @@ import scoped_async
 PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
-    {"_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
+    {"_meanwhile", "_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
     {"_budget", "_cleanup", "_names"},
     {
         "_callbacks",
@@ -30,6 +30,7 @@ FLOORS = [
     {"_answer", "_block", "_leaks", "session"},
     {"_isolation", "_nested"},
     {"_propagation"},
+    {"_policy"},
     {"aiohttp", "asgi", "faststream", "grpc", "taskiq", "tasks", "testing"},
     {"__init__", "pytest_plugin"},  # what users import
 ]
@@ -44,8 +45,8 @@ OTHERS = {
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
         "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded",
-        "_heard", "_isolation", "_leaks", "_line", "_names", "_recorder", "_registry", "_session",
-        "_stand_in", "_transaction", "_watched", "session",
+        "_heard", "_isolation", "_leaks", "_line", "_meanwhile", "_names", "_recorder", "_registry",
+        "_session", "_stand_in", "_transaction", "_watched", "session",
     },
     "taskiq": {"taskiq"},
 }  # fmt: skip
