@@ -5,7 +5,7 @@ from inspect import iscoroutinefunction
 from typing import Any, cast
 from weakref import WeakSet
 
-from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMessage, TaskiqMiddleware
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMiddleware
 
 from ._propagation import scope
 
@@ -63,25 +63,28 @@ class ScopeMiddleware(TaskiqMiddleware):
         for task in broker.local_task_registry.values():
             self._put_in_scope(task)
         declare: Callable[..., Task] = broker.decorator_class
+        find = broker.find_task
 
         def declare_in_scope(*args: Any, **options: Any) -> Task:
             task = declare(*args, **options)
             self._put_in_scope(task)
             return task
 
+        def find_in_scope(task_name: str) -> Task | None:
+            # Its first job shows a shared task that was declared since. For a pre_execute(), taskiq would make
+            # and await a coroutine with every job.
+            task = find(task_name)
+            if task is not None and task.broker is not broker:
+                self._put_in_scope(task)
+            return task
+
         broker.decorator_class = cast(type[Task], declare_in_scope)
+        broker.find_task = find_in_scope  # type: ignore[method-assign]
 
     def startup(self) -> None:
         """Put the shared tasks in scopes, which were declared on no broker."""
         for task in self.broker.get_all_tasks().values():
             self._put_in_scope(task)
-
-    def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Put a shared task in scopes that was declared since, which its first job shows."""
-        task = self.broker.find_task(message.task_name)
-        if task is not None and task not in _in_scope:
-            self._put_in_scope(task)
-        return message
 
     def _put_in_scope(self, task: Task) -> None:
         label: object = task.labels.get("scope", True)
