@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from ._callbacks import Outcome
 from ._checks import refuse_marked, usable_unit
@@ -69,7 +70,7 @@ class Committable(HeldTransaction):
                 await session.run_sync(self._prepare)
                 await end()
             elif type(session).commit is _commit and type(sync_session).commit is _commit_sync:
-                await session.run_sync(self._prepare, commit=sync_session.commit)
+                await greenlet_spawn(self._prepare, sync_session, sync_session.commit)
             else:
                 await self._commit_by_its_class(sync_session)
         except BaseException as error:
@@ -118,7 +119,7 @@ class Committable(HeldTransaction):
         if not done and has_ended(transaction):  # rolled back, and that was swallowed
             self._settle(Outcome.ROLLED_BACK)
 
-    def _prepare(self, session: Session, *, commit: Callable[[], None] | None = None) -> None:
+    def _prepare(self, session: Session, commit: Callable[[], None] | None = None) -> None:
         """Flush, and run the hooks of a commit, so that nothing but the COMMIT itself is left to send."""
         transaction = session.get_transaction()
         # SQLAlchemy's commit() does it at a higher cost. For an open savepoint and for two phases it sends
