@@ -85,6 +85,8 @@ class Unit(dict[object, Held]):
 
     def take(self) -> "Unit":
         """Move everything to a unit of its own, so that whoever shares this one finds nothing more."""
+        if self.blocks is _NONE_OPEN:  # no block has ever shared it
+            return self
         taken = Unit(self)
         vars(taken).update(vars(self))
         self.clear()
