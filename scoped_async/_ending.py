@@ -5,11 +5,12 @@ from typing import Any
 
 from ._budget import Budget, OutOfTimeError
 from ._callbacks import Outcome, run_callbacks
+from ._checks import rollback_only_error
 from ._cleanup import ends_the_task
-from ._frame import Owner, Unit
+from ._frame import CLOSING, Frame, Owner, Unit, current
 from ._held import Held, abort_all, shown, wait_until_released
 from ._outcome import commit_all, is_veto
-from .exceptions import ScopeCleanupError
+from .exceptions import ScopeCleanupError, ScopeError
 
 
 class Ending:
@@ -22,19 +23,22 @@ class Ending:
         self.failures: list[BaseException] = []
         self.abandoned: set[Held] = set()
 
-    async def conclude(self, *, commit: bool, rolled_back: bool) -> None:
-        """Wait for others, commit or roll back, and run the callbacks.
+    async def run(self, frame: Frame, exc: BaseException | None) -> list[BaseException]:
+        """Wait for others, commit or roll back, run the callbacks, and close; returns what failed.
 
-        ``commit``: whether a commit is asked for. ``rolled_back``: whether the work counts as rolled back
-        even when no transaction is open any more.
+        ``frame``: what is current meanwhile, in this task's own Context. ``exc``: the body's exception.
         """
+        current.set(frame)
         unit = self.unit
+        commit = self.scope.options.commit and exc is None
+        if commit and (refusal := self._refusal()) is not None:
+            self.failures.append(refusal)
+        rolled_back = exc is not None or unit.marked or bool(self.failures)
         for held in list(unit.values()):
             if held.busy is not None:
                 await self._wait_for(held)
-        late = bool(self.failures)  # what others still used was aborted
         outcome = Outcome.COMMITTED
-        if commit and not late:
+        if commit and not (rolled_back or self.failures):  # else what others still used was aborted
             outcome, error = await commit_all(unit, self.scope.options.close_timeout)
             if error is not None:
                 if not is_veto(unit, error):
@@ -43,18 +47,32 @@ class Ending:
         else:
             # Without callbacks the close comes next, which may roll back as well.
             lost = self._in_transaction(but_for_the_close=not unit.has_callbacks)
-            if lost or rolled_back or late:
+            if lost or rolled_back or self.failures:
                 outcome = Outcome.ROLLED_BACK
                 await self._roll_back(lost)
         unit.concluded = True
         if unit.has_callbacks:
             await self._call_back(outcome)
+        frame.unit = CLOSING  # what a close hook touched now would outlive the scope
+        if not unit.is_spent():
+            await self._close()
+        return self.failures
 
-    async def close(self) -> None:
+    def _refusal(self) -> ScopeError | None:
+        """What stands against a commit."""
+        if self.unit.failure is not None:
+            return rollback_only_error(self.scope, self.unit.failure)
+        if self.unit.blocks:
+            return ScopeError(
+                f"The scope {self.scope.name}, opened at {self.scope.opened_at}, was left while a block that "
+                "joined it or nests in it is still open in another task, so it was rolled back. Await that "
+                "task first."
+            )
+        return None
+
+    async def _close(self) -> None:
         """Close everything, newest first."""
         for held in reversed(list(self.unit.values())):
-            if held.is_spent():
-                continue
             if held.is_idle:
                 try:
                     held.close_in_place()

@@ -2,10 +2,10 @@
 
 import asyncio
 
-from ._checks import foreign_message, rollback_only_error
+from ._checks import foreign_message
 from ._cleanup import add_notes, mark_committed, one_of, run_to_completion
 from ._ending import Ending
-from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit, current
+from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit
 from ._held import abort_all
 from ._running import current_task, running_loop
 from .exceptions import ForeignThreadError, ScopeError
@@ -20,7 +20,7 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     try:
         failures = end_in_place(scope, unit)
         if failures is None:
-            task, cancellation = await run_to_completion(conclude_exit(scope, unit, exc))
+            task, cancellation = await run_to_completion(Ending(scope, unit).run(Exit(scope, unit), exc))
             if task.cancelled():  # the loop is shutting down, and the work may not even have begun
                 abort_all(unit.values())
                 failures, cancellation = [], cancellation or asyncio.CancelledError()
@@ -66,29 +66,6 @@ def close_in_place(unit: Unit) -> list[BaseException]:
         except BaseException as error:
             failures.append(error)
     return failures
-
-
-async def conclude_exit(scope: Owner, unit: Unit, exc: BaseException | None) -> list[BaseException]:
-    """What the helper task does."""
-    commit = scope.options.commit and exc is None
-    frame = Exit(scope, unit)
-    current.set(frame)
-    ending = Ending(scope, unit)
-    if commit and unit.failure is not None:
-        ending.failures.append(rollback_only_error(scope, unit.failure))
-    elif commit and unit.blocks:
-        ending.failures.append(
-            ScopeError(
-                f"The scope {scope.name}, opened at {scope.opened_at}, was left while a block that joined it "
-                "or nests in it is still open in another task, so it was rolled back. Await that task first."
-            )
-        )
-    refused = bool(ending.failures) or unit.rollback_only
-    rolled_back = exc is not None or refused or unit.failure is not None
-    await ending.conclude(commit=commit and not refused, rolled_back=rolled_back)
-    frame.unit = CLOSING  # what a close hook touched now would outlive the scope
-    await ending.close()
-    return ending.failures
 
 
 class Exit(Frame):
