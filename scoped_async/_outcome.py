@@ -1,6 +1,6 @@
 """Commit and roll back what a scope holds, and run the callbacks whose fate is known by that."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ._budget import OutOfTimeError, within
 from ._callbacks import Outcome, run_callbacks
@@ -18,57 +18,56 @@ _MOST_ROUNDS = 100
 
 
 async def commit_all(
-    unit: Unit, budget: float | None = None, kept: Sequence[Held] = ()
+    unit: Unit,
+    budget: float | None = None,
+    kept: Sequence[Held] = (),
+    only: Sequence[Held] | None = None,
 ) -> tuple[Outcome, BaseException | None]:
-    """Commit what is in a transaction, and what the hooks of these commits have put in one; see below.
+    """Commit what is in a transaction, in the order of first use, and what the hooks of that put in one.
 
-    ``kept``: whose transactions stay open.
+    Stops at the first that fails, with the others yet to be rolled back. ``budget``: the seconds that each
+    may take; past them it is aborted, and its outcome is unknown when the COMMIT was sent. ``kept``: whose
+    transactions stay open. ``only``: what alone is to be committed, whatever hooks do.
     """
-    holdings = [held for held in unit.values() if held not in kept] if kept else list(unit.values())
-    outcome, error = await commit_in_order(unit, holdings, budget)
+    holdings = list(unit.values()) if only is None else only
+    committed: list[Held] = []
     for _ in range(_MOST_ROUNDS):
-        touched = [
+        for held in holdings:
+            if not held.in_transaction or held in kept:
+                continue
+            try:
+                await within(budget, held.commit(), held.abort)
+            except BaseException as error:
+                if ends_the_task(error):
+                    raise
+                return _failed(unit, held, committed, budget, error)
+            committed.append(held)
+            unit.committed = True
+        holdings = [
             held
             for held in unit.values()
             if held.in_transaction and held.busy in (None, current_task()) and held not in kept
         ]
-        if error is not None or not touched:
-            return outcome, error
-        outcome, error = await commit_in_order(unit, touched, budget)
+        if only is not None or not holdings:
+            return Outcome.COMMITTED, None
     return Outcome.ROLLED_BACK, ScopeError(
         f"After {_MOST_ROUNDS} commits something is in a transaction still: the hooks of commits put each "
         "other's sessions in one. Let a hook write by the session that it was called for."
     )
 
 
-async def commit_in_order(
-    unit: Unit, holdings: Iterable[Held], budget: float | None = None
-) -> tuple[Outcome, BaseException | None]:
-    """Commit in the order of first use; stop at the first that fails, with the others yet to be rolled back.
-
-    ``budget``: the seconds that each may take; past them it is aborted, and its outcome is unknown
-    when the COMMIT was sent.
-    """
-    committed: list[Held] = []
-    for held in holdings:
-        if not held.in_transaction:
-            continue
-        try:
-            await within(budget, held.commit(), held.abort)
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            late = isinstance(error, OutOfTimeError)
-            failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
-            if committed:
-                labels = ", ".join(before.label for before in committed)
-                add_note(failure, f"Already committed before this failed: {labels}.")
-            unit.committed |= held.was_committed and not late
-            unknown = held.commit_sent if late else held.outcome_unknown
-            return (Outcome.UNKNOWN if unknown else _outcome_of_failure(held, unit)), failure
-        committed.append(held)
-        unit.committed = True
-    return Outcome.COMMITTED, None
+def _failed(
+    unit: Unit, held: Held, committed: Sequence[Held], budget: float | None, error: BaseException
+) -> tuple[Outcome, BaseException]:
+    """What became of the work when the commit of ``held`` raised ``error``, and what is to be raised."""
+    late = isinstance(error, OutOfTimeError)
+    failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
+    if committed:
+        labels = ", ".join(before.label for before in committed)
+        add_note(failure, f"Already committed before this failed: {labels}.")
+    unit.committed |= held.was_committed and not late
+    unknown = held.commit_sent if late else held.outcome_unknown
+    return (Outcome.UNKNOWN if unknown else _outcome_of_failure(held, unit)), failure
 
 
 def _outcome_of_failure(held: Held, unit: Unit) -> Outcome:
@@ -161,7 +160,7 @@ async def _conclude(
 
 async def commit_each(unit: Unit, holdings: Sequence[Held]) -> Conclusion:
     """The work of ``scope.commit()``."""
-    outcome, error = await commit_in_order(unit, holdings)
+    outcome, error = await commit_all(unit, only=holdings)
     if error is not None:
         add_notes(error, await roll_back_all(holdings))
     return outcome, error
