@@ -100,9 +100,9 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T], abort: Cal
     """
     if seconds is None:
         return await work
-    loop, task = asyncio.get_running_loop(), current_task()
+    task = current_task()
     assert task is not None
-    cancelling = task.cancelling()
+    loop, cancelling = task.get_loop(), task.cancelling()
     deadlines = deadlines_of(loop)
     out_of_time = False
 

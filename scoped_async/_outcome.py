@@ -63,7 +63,7 @@ def _failed(
     late = isinstance(error, OutOfTimeError)
     failure = _commit_timed_out(held, budget, error) if isinstance(error, OutOfTimeError) else error
     if committed:
-        labels = ", ".join(before.label for before in committed)
+        labels = ", ".join(before.label for before in dict.fromkeys(committed))
         add_note(failure, f"Already committed before this failed: {labels}.")
     unit.committed |= held.was_committed and not late
     unknown = held.commit_sent if late else held.outcome_unknown

@@ -71,8 +71,8 @@ class ScopeMiddleware(TaskiqMiddleware):
             return task
 
         def find_in_scope(task_name: str) -> Task | None:
-            # Its first job shows a shared task that was declared since. For a pre_execute(), taskiq would make
-            # and await a coroutine with every job.
+            # Its first job shows a shared task that was declared since. For a pre_execute(), taskiq would
+            # make and await a coroutine with every job.
             task = find(task_name)
             if task is not None and task.broker is not broker:
                 self._put_in_scope(task)
