@@ -67,6 +67,25 @@ class TestLaw17TheExitWaits(Watching):
         assert await first == 7
         await refused
 
+    async def test_new_operations_of_what_a_joined_block_started_are_refused_too(
+        self, Session: Proxy
+    ) -> None:
+        """Its frame shares what the scope holds, also once the block has ended."""
+
+        async def late() -> None:
+            await leaving.wait()
+            with pytest.raises(ScopeClosedError):
+                await Session.scalar(answer(2))
+
+        leaving = asyncio.Event()
+        async with scope(commit=True) as current:
+            async with scope(propagation="join"):
+                task = asyncio.create_task(late())
+            assert await Session.scalar(answer(1)) == 1
+            current.after_commit(leaving.set)
+            current.after_commit(lambda: task)
+        assert task.done()
+
     async def test_a_commit_of_another_task_in_flight_is_waited_for(self, Session: Proxy, gate: Gate) -> None:
         await gate.at_commit(Session)
 
