@@ -173,6 +173,25 @@ class TestLaw22SeveralResources(Watching):
         )
         assert second.url != engine.url
 
+    async def test_the_note_names_what_went_before_a_hook_wrote_once_more(self, Session: Proxy) -> None:
+        """Each once, also what was committed twice before."""
+
+        def send(sent: list[str]) -> None:
+            sent.append("sent")
+            mailbox()
+
+        def write_twins(_: list[str]) -> None:
+            if len(outbox()) == 2:
+                Session.add_all([Item(id=1, name="twice"), Item(id=2, name="twice")])
+
+        mailbox = ScopedResource(list[str], commit=write_twins)
+        outbox = ScopedResource(list[str], commit=send)
+        with pytest.raises(IntegrityError) as failure:
+            async with scope(commit=True):
+                outbox()
+        [note] = [note for note in failure.value.__notes__ if "committed" in note]
+        assert note.count("ScopedResource(list)") == 2, "the outbox and the mailbox"
+
     async def test_nothing_is_said_when_nothing_was_committed(
         self, Session: Proxy, second: AsyncEngine
     ) -> None:
