@@ -31,6 +31,13 @@ def connections_of(session: Session) -> list[Connection]:
     return list(dict.fromkeys(map(_first, entries)))
 
 
+def takes_part(session: Session) -> bool:
+    """Whether it works in a transaction that is another's to end: of the connection that it is bound to."""
+    transaction = session.get_transaction()
+    entries = () if transaction is None else transaction._connections.values()  # pyright: ignore[reportPrivateUsage]
+    return any(not ours_to_end for _, _, ours_to_end, _ in entries)
+
+
 def terminate(connections: Iterable[Connection]) -> None:
     """Close the connections at once and give their places in the pool back; awaits nothing.
 

@@ -43,13 +43,13 @@ class Ending:
             if error is not None:
                 if not is_veto(unit, error):
                     self.failures.append(error)
-                await self._roll_back(self._in_transaction())
+                await self._roll_back(self._in_transaction(), failed=True)
         else:
             # Without callbacks the close comes next, which may roll back as well.
             lost = self._in_transaction(but_for_the_close=not unit.has_callbacks)
             if lost or rolled_back or self.failures:
                 outcome = Outcome.ROLLED_BACK
-                await self._roll_back(lost)
+                await self._roll_back(lost, failed=rolled_back)
         unit.concluded = True
         if unit.has_callbacks:
             await self._call_back(outcome)
@@ -103,12 +103,12 @@ class Ending:
         return [
             held
             for held in reversed(self.unit.values())
-            if not (but_for_the_close and held.rolls_back_at_close) and held.in_transaction
+            if held.in_transaction and not (but_for_the_close and held.rolls_back_at_close)
         ]
 
-    async def _roll_back(self, lost: Sequence[Held]) -> None:
+    async def _roll_back(self, lost: Sequence[Held], *, failed: bool = False) -> None:
         for held in lost:
-            await self._attempt(held, held.lose())
+            await self._attempt(held, held.lose(failed=failed))
 
     async def _call_back(self, outcome: Outcome) -> None:
         """Run the callbacks, then those that they register; what they leave uncommitted is rolled back."""

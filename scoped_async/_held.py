@@ -21,8 +21,6 @@ class Held(ABC):
     """Set by whoever waits for the end of that operation."""
     was_committed = False
     """Whether the last commit that raised was done all the same: a hook after it has raised."""
-    rolls_back_at_close = False
-    """Whether ``close()`` rolls back what is still in a transaction."""
 
     def is_spent(self) -> bool:
         """Whether nothing is left to close: it may be let go without another word."""
@@ -62,6 +60,11 @@ class Held(ABC):
         return ()
 
     @property
+    def rolls_back_at_close(self) -> bool:
+        """Whether ``close()`` rolls back what is still in a transaction."""
+        return False
+
+    @property
     def commits_at_end(self) -> bool:
         """Whether the block of a ``begin()`` is open, whose end commits."""
         return False
@@ -74,8 +77,11 @@ class Held(ABC):
     def roll_back(self) -> Coroutine[Any, Any, None]:
         """Roll back."""
 
-    async def lose(self) -> None:
-        """Roll back at the end of the scope, after which nobody goes on with it."""
+    async def lose(self, *, failed: bool) -> None:
+        """Roll back at the end of the scope, after which nobody goes on with it.
+
+        ``failed``: whether the scope has failed, rather than that nobody asked for a commit.
+        """
         await self.roll_back()
 
     @abstractmethod

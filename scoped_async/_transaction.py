@@ -10,7 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.session import _SessionCloseState  # pyright: ignore[reportPrivateUsage]
 
-from ._database import connections_of, has_changes, set_read_only, terminate, terminate_busy
+from ._database import (
+    connections_of,
+    has_changes,
+    set_read_only,
+    takes_part,
+    terminate,
+    terminate_busy,
+)
 from ._frame import Owner
 from ._watched import WatchedSession
 from .exceptions import ReadOnlyScopeError, ScopeCleanupError, ScopeClosedError
@@ -22,7 +29,6 @@ _close, _close_sync = AsyncSession.close, Session.close
 class HeldTransaction(WatchedSession):
     """An `AsyncSession` in one scope, as far as the end of its transactions goes."""
 
-    rolls_back_at_close = True
     doubtful = False
     """Whether the driver's own connection was within reach, where errors are swallowed unseen."""
     begun: SessionTransaction | None = None
@@ -66,6 +72,10 @@ class HeldTransaction(WatchedSession):
         return not self.forgotten and self.object.sync_session._transaction is not None  # pyright: ignore[reportPrivateUsage]
 
     @property
+    def rolls_back_at_close(self) -> bool:
+        return not takes_part(self.object.sync_session)
+
+    @property
     def is_idle(self) -> bool:
         session = self.object
         return (
@@ -105,9 +115,12 @@ class HeldTransaction(WatchedSession):
     def roll_back(self) -> Coroutine[Any, Any, None]:
         return self.cutting_off(self.object.rollback)
 
-    async def lose(self) -> None:
-        # As close() does: what was loaded stays loaded, where rollback() would expire it.
-        await self.cutting_off(self.give_back)
+    async def lose(self, *, failed: bool) -> None:
+        if failed and takes_part(self.object.sync_session):
+            await self.roll_back()  # of which the others who take part hear by their own commit
+        else:
+            # As close() does: what was loaded stays loaded, where rollback() would expire it.
+            await self.cutting_off(self.give_back)
         self.object.expunge_all()
 
     async def give_back(self) -> None:
