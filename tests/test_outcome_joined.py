@@ -1,7 +1,7 @@
 """Law 18, where a session takes part in another's transaction: of the connection that it is bound to."""
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
@@ -40,7 +40,7 @@ class TestLaw18InAnothersTransaction:
         """As a test does that gives all its scopes one connection, and rolls back at the end."""
         async with engine.begin() as connection:
             Bound = AsyncScopedSession(async_sessionmaker(connection))
-            await connection.execute(Entry.__table__.insert().values(text="kept"))
+            await connection.execute(insert(Entry).values(text="kept"))
             async with scope():
                 assert await Bound.scalar(select(Entry.text)) == "kept"
                 if calls_back:
