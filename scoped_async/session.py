@@ -103,7 +103,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         """
         held: Any = _get_current().unit.get(self)
         if held is None or held.loop is not running_loop():
-            held = _hold(self, "Session()", kw)
+            held = _hold(self, "", kw)
         elif kw:
             raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
         return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
@@ -173,11 +173,11 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
 
 
 def _find(proxy: AsyncScopedSession[Any], name: str) -> HeldSession:
-    return _hold(proxy, f"Session.{name}", {})
+    return _hold(proxy, name, None)
 
 
-def _hold(proxy: AsyncScopedSession[Any], what: str, kw: dict[str, Any]) -> HeldSession:
-    """What the current scope holds of the proxy; ``what`` was asked for, and ``kw`` is for the factory.
+def _hold(proxy: AsyncScopedSession[Any], name: str, kw: dict[str, Any] | None) -> HeldSession:
+    """What the current scope holds of the proxy, for its ``name``, or for its call with ``kw``.
 
     No await stands between the look-up and the store, so many tasks that come first at the same moment get
     one session.
@@ -185,12 +185,12 @@ def _hold(proxy: AsyncScopedSession[Any], what: str, kw: dict[str, Any]) -> Held
     frame = _get_current()
     owner, unit = frame.owner, frame.unit_in_use()
     if owner is None or unit is None or owner.loop is not running_loop():
-        raise refusal(frame, what)
+        raise refusal(frame, f"Session.{name}" if name else "Session()")
     held: Any = unit.get(proxy)
     if held is None:
         if readonly := owner.options.readonly:
             bind = proxy._readonly_bind  # pyright: ignore[reportPrivateUsage]
-            kw |= {} if bind is None else {"bind": bind, "binds": {}}
+            kw = {**(kw or {}), **({} if bind is None else {"bind": bind, "binds": {}})}
         session = proxy.session_factory(**kw) if kw else proxy.session_factory()
         held = unit[proxy] = HeldSession(session, owner, readonly)
         if unit.registered is not None:
