@@ -11,7 +11,6 @@ from ._checks import rollback_only_error, usable_unit
 from ._cleanup import add_notes, one_error
 from ._frame import NEW, Options, Unit
 from ._held import SETTLING, Held, abort_all, shown, task_name, wait_until_released
-from ._meanwhile import Meanwhile
 from ._outcome import Conclusion, commit_all, conclude, is_veto, roll_back_all
 from ._running import current_task
 from ._scope import Scope
@@ -123,7 +122,7 @@ class RequestScope(Scope):
             elif commit:
                 error = await self._refuse_streams(kept, seconds)
                 if error is None:
-                    outcome, error = await self._commit_all(holdings, kept, seconds, ends)
+                    outcome, error = await commit_all(unit, seconds, kept)
                 if error is None:
                     return outcome, None
                 if is_veto(unit, error):
@@ -144,21 +143,6 @@ class RequestScope(Scope):
         finally:
             if called_back and not ends:
                 await _give_back(unit, seconds, kept)
-
-    async def _commit_all(
-        self, holdings: Sequence[Held], kept: list[HeldSession], seconds: float | None, ends: bool
-    ) -> tuple[Outcome, BaseException | None]:
-        """Commit; what another task sets on objects meanwhile is kept for what comes after the answer."""
-        work = commit_all(self.unit, seconds, kept)
-        if ends:
-            return await work
-        sessions = [held for held in holdings if isinstance(held, HeldSession)]
-        meanwhile = Meanwhile([held.object.sync_session for held in sessions])
-        outcome, error = await meanwhile.attend(work)
-        if error is None:
-            meanwhile.put_back()
-            kept += [held for held in sessions if held.in_transaction and held not in kept]
-        return outcome, error
 
     async def _refuse_streams(self, kept: list[HeldSession], seconds: float | None) -> ScopeError | None:
         """Why streams that are half read stand in the way of a commit: it would end them.

@@ -37,8 +37,7 @@ class ScopeMiddleware:
     ``readonly``, ``close_timeout``: as in `scope()`. Every request has a new scope, also one made within
     another; ``lifespan`` passes through. Put it inside of the other middlewares (in Starlette: add it first):
     the headers that they add reach what it answers, too, and those that read ahead, as BaseHTTPMiddleware
-    does, do not begin the body during the commit. Inside of it they do: what the body sets on objects
-    meanwhile is kept for what comes after the start.
+    does, do not begin the body during the commit, where what it sets on objects can be lost.
 
     Before ``http.response.start`` goes on, the work so far is committed, or rolled back when ``commit`` says
     no, ``rollback_only`` was set or ``http.disconnect`` was received; ``close_timeout`` bounds that. What

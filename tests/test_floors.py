@@ -11,7 +11,7 @@ import scoped_async
 PACKAGE = Path(scoped_async.__file__).parent
 
 FLOORS = [
-    {"_meanwhile", "_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
+    {"_proxy", "_running", "_statements", "_upload", "exceptions"},  # stand on nothing of ours
     {"_budget", "_cleanup", "_names"},
     {
         "_callbacks",
@@ -45,7 +45,7 @@ OTHERS = {
     "pytest_asyncio": {"pytest_plugin"},
     "sqlalchemy": {
         "_clone", "_commit", "_database", "_database_errors", "_delegates", "_failures", "_guarded",
-        "_heard", "_isolation", "_leaks", "_line", "_meanwhile", "_names", "_recorder", "_registry",
+        "_heard", "_isolation", "_leaks", "_line", "_names", "_recorder", "_registry",
         "_session", "_stand_in", "_transaction", "_watched", "session",
     },
     "taskiq": {"taskiq"},

@@ -3,12 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from library import library
 from service import Service
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from entries import Sessions, scoped_session
+from entries import scoped_session
 
 
 @pytest.fixture
@@ -19,9 +18,3 @@ async def service(engine: AsyncEngine, postgres_url: str) -> AsyncIterator[Servi
     yield service
     assert service.out == 0
     await observer.dispose()
-
-
-@pytest.fixture(name="session", params=[False, True], ids=["stays loaded", "expires"])
-async def library_session(service: Service, request: pytest.FixtureRequest) -> Sessions:
-    """Sessions on the tables of the library, with ``expire_on_commit`` and without."""
-    return await library(service.engine, expires=request.param)
