@@ -1,7 +1,7 @@
 """Run a clean-up to its end, through cancellations, and raise what failed in it."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -73,6 +73,17 @@ def ends_the_task(error: BaseException) -> bool:
         task = current_task()
         return task is None or task.cancelling() > 0
     return isinstance(error, GeneratorExit)  # the loop was closed over the task
+
+
+async def error_of(step: Callable[[], Awaitable[None]]) -> BaseException | None:
+    """What ``step`` raised, but for what ends the task, which goes on."""
+    try:
+        await step()
+    except BaseException as error:
+        if ends_the_task(error):
+            raise
+        return error
+    return None
 
 
 def add_notes(error: BaseException, failures: Sequence[BaseException]) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ._callbacks import Outcome
 from ._checks import refuse_in_block, refuse_marked, usable_unit
-from ._cleanup import ends_the_task
+from ._cleanup import error_of
 from ._frame import Unit, current
 from ._guarded import GuardedTransaction, guard
 from ._held import SETTLING, let_settle
@@ -34,27 +34,17 @@ async def end_otherwise(
 
     async def work() -> Conclusion:
         outcome = Outcome.ROLLED_BACK if held.in_transaction or operation == "rollback" else None
-        try:
-            await end()
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
+        if (error := await error_of(end)) is not None:
             held.abort()
-            return outcome, error
-        return outcome, None
+        return outcome, error
 
     await conclude(unit, [held], operation, work)
 
 
 async def _commit(unit: Unit, held: HeldSession) -> None:
     async def work() -> Conclusion:
-        try:
-            await held.commit()
-        except BaseException as error:
-            if ends_the_task(error):
-                raise
-            return held.outcome_of_failure, error
-        return Outcome.COMMITTED, None
+        error = await error_of(held.commit)
+        return (Outcome.COMMITTED if error is None else held.outcome_of_failure), error
 
     await conclude(unit, [held], "commit", work)
 

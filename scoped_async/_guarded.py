@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncMappingResult, AsyncResult, AsyncScalarR
 
 from ._callbacks import Outcome, run_callbacks
 from ._checks import refuse_in_block, refuse_marked, refuse_sibling, usable_unit
-from ._cleanup import add_notes, ends_the_task, first_of, one_error, to_its_end
+from ._cleanup import add_notes, error_of, first_of, one_error, to_its_end
 from ._database import has_been_read, has_ended
 from ._frame import Frame, Unit
 from ._held import Held, claim_all, give_up_all, hand_over, let_settle
@@ -211,7 +211,7 @@ class GuardedTransaction(AsyncSessionTransaction):
         ended_before = not self.is_open
 
         async def conclusion() -> Conclusion:
-            error = await _error_of(end)
+            error = await error_of(end)
             outcome = Outcome.ROLLED_BACK if lost else Outcome.COMMITTED
             if error is not None and not lost:
                 outcome = self.held.outcome_of_failure
@@ -225,7 +225,7 @@ class GuardedTransaction(AsyncSessionTransaction):
     ) -> None:
         hand_over(claimed)
         try:
-            error = await _error_of(end)
+            error = await error_of(end)
         finally:
             give_up_all(claimed)
         if self in unit.savepoints:
@@ -237,14 +237,3 @@ class GuardedTransaction(AsyncSessionTransaction):
             error = one_error(failures, "Callbacks failed")
         if error is not None:
             raise error
-
-
-async def _error_of(end: Callable[[], Coroutine[Any, Any, None]]) -> BaseException | None:
-    """What ``end`` raised, but for what ends the task."""
-    try:
-        await end()
-    except BaseException as failure:
-        if ends_the_task(failure):
-            raise
-        return failure
-    return None

@@ -8,9 +8,7 @@ from sqlalchemy import Connection, event
 from ._callbacks import Callbacks, Outcome
 from ._database_errors import sqlstate
 from ._failures import forget_refusal, has_failed_on, note_failure
-from ._statements import Effect, effects
-
-_ENDS = (Effect.ROLLBACK, Effect.COMMIT)
+from ._statements import ENDS, Effect, effects
 
 
 class HeardConnection:
@@ -99,7 +97,7 @@ class HeardConnection:
                 self._settle(lost, range(self._savepoints[-1][1] if self._savepoints else 0, registered))
             elif effect is Effect.RELEASE and not perhaps:
                 self._end_savepoints(name)
-            elif effect in _ENDS and self._begun is not None:
+            elif effect in ENDS and self._begun is not None:
                 self._end(effect, range(self._begun, registered), lost)
 
     def _end_savepoints(self, name: str, *, but_for_itself: bool = False) -> None:

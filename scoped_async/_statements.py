@@ -16,6 +16,10 @@ class Effect(Enum):
     COMMIT = "commit"
 
 
+ENDS = (Effect.ROLLBACK, Effect.COMMIT)
+"""Those that end the transaction."""
+
+
 _MARK = r"""; | -- | /\* | " | \b[eE]' | ' | \$ (?:[^\W\d]\w*)? \$"""
 _REST = {
     "--": r"[^\n]*+",
@@ -52,7 +56,7 @@ def effects(sql: str) -> Iterator[tuple[Effect, str]]:
 
 def ends_transaction(sql: str) -> bool:
     """Whether ``sql`` ends the transaction, of which SQLAlchemy would not hear."""
-    return any(effect in (Effect.ROLLBACK, Effect.COMMIT) for effect, _ in effects(sql))
+    return any(effect in ENDS for effect, _ in effects(sql))
 
 
 def _statements(sql: str) -> Iterator[str]:

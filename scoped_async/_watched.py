@@ -66,8 +66,7 @@ class WatchedSession(Held):
         session = self.object.sync_session
         if self.was_done(session.get_transaction()):
             return
-        is_asked = any(heard.is_asked for heard in self.heard)
-        if self._is_unanswered if is_asked else has_vanished(session):
+        if self._is_unanswered if self._is_asked else has_vanished(session):
             self._settle(Outcome.UNKNOWN)
 
     def hear_out(self) -> None:
@@ -80,9 +79,13 @@ class WatchedSession(Held):
         return transaction is not None and (transaction is self.committed or is_committed(transaction))
 
     @property
+    def _is_asked(self) -> bool:
+        """Whether a COMMIT was sent."""
+        return any(heard.is_asked for heard in self.heard)
+
+    @property
     def _is_unanswered(self) -> bool:
-        is_asked = any(heard.is_asked for heard in self.heard)
-        return is_asked and not any(was_refused(heard.connection) for heard in self.heard)
+        return self._is_asked and not any(was_refused(heard.connection) for heard in self.heard)
 
     def _hear(self, connection: Connection) -> None:
         self.heard = [*self.heard, HeardConnection(connection, self._callbacks)]
