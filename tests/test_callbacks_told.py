@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 
+import asyncpg
 import pytest
 from asyncpg import PostgresError
 from sqlalchemy import text
@@ -10,14 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from entries import Log, Sessions, asyncpg_of, stored, write
 from scoped_async import AsyncScopedSession, RollbackOnlyError, scope
-from watch import until
+from watch import is_asleep, until
 
 
-async def count_asleep(engine: AsyncEngine) -> object:
-    async with engine.connect() as connection:
-        return await connection.scalar(
-            text("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-        )
+async def within_a_savepoint(Session: Sessions, log: Log) -> asyncpg.Connection:
+    """Write and watch a line before a savepoint of asyncpg's, and one within; returns its connection."""
+    await write(Session, "kept")
+    log.watch("outer")
+    driver = await asyncpg_of(Session)
+    await driver.execute("SAVEPOINT a")
+    await write(Session, "lost")
+    log.watch("inner")
+    return driver
 
 
 class TestLaw23WhatAsyncpgWasGivenAndFailed:
@@ -25,12 +30,7 @@ class TestLaw23WhatAsyncpgWasGivenAndFailed:
 
     async def test_the_last_of_several(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
         async with scope(commit=True):
-            await write(Session, "kept")
-            log.watch("outer")
-            driver = await asyncpg_of(Session)
-            await driver.execute("SAVEPOINT a")
-            await write(Session, "lost")
-            log.watch("inner")
+            driver = await within_a_savepoint(Session, log)
             with pytest.raises(PostgresError):
                 await driver.execute("ROLLBACK TO a; SAVEPOINT b; SAVEPOINT c; RELEASE c; SELECT nothing")
             log.watch("after")
@@ -42,11 +42,7 @@ class TestLaw23WhatAsyncpgWasGivenAndFailed:
         self, Session: Sessions, engine: AsyncEngine, log: Log
     ) -> None:
         async with scope(commit=True):
-            await write(Session, "kept")
-            log.watch("outer")
-            driver = await asyncpg_of(Session)
-            await driver.execute("SAVEPOINT a")
-            log.watch("inner")
+            driver = await within_a_savepoint(Session, log)
             with pytest.raises(PostgresError):
                 await driver.execute("SELECT nothing; RELEASE a")
             await driver.execute("ROLLBACK TO a")
@@ -70,14 +66,9 @@ class TestLaw23WhatAsyncpgWasGivenAndFailed:
 
     async def test_one_that_was_cut_off(self, Session: Sessions, engine: AsyncEngine, log: Log) -> None:
         async with scope(commit=True):
-            await write(Session, "kept")
-            log.watch("outer")
-            driver = await asyncpg_of(Session)
-            await driver.execute("SAVEPOINT a")
-            await write(Session, "lost")
-            log.watch("inner")
+            driver = await within_a_savepoint(Session, log)
             sending = asyncio.create_task(driver.execute("ROLLBACK TO a; SELECT pg_sleep(3600)"))
-            await until(lambda: count_asleep(engine))
+            await until(lambda: is_asleep(engine, driver.get_server_pid()))
             sending.cancel()
             await asyncio.wait([sending])
             await driver.execute("ROLLBACK TO a")
@@ -89,11 +80,7 @@ class TestLaw23WhatAsyncpgWasGivenAndFailed:
     ) -> None:
         """It has done nothing, but for the transaction that goes on by a savepoint alone."""
         async with scope(commit=True):
-            log.watch("outer")
-            await write(Session, "kept")
-            driver = await asyncpg_of(Session)
-            await driver.execute("SAVEPOINT a")
-            log.watch("inner")
+            driver = await within_a_savepoint(Session, log)
             with pytest.raises(PostgresError):
                 await driver.execute("ROLLBACK TO nothing;")
             await driver.execute("ROLLBACK TO a")

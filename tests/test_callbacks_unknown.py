@@ -66,9 +66,7 @@ class TestLaw23NobodyKnows:
         async with scope(commit=True):
             await write(Session, "a line")
             log.watch("before")
-            connection = await (await Session().connection()).get_raw_connection()
-            assert connection.driver_connection is not None
-            await connection.driver_connection.execute("COMMIT")
+            await (await asyncpg_of(Session)).execute("COMMIT")
             await end(Session)
             log.watch("after")
         assert log == ["after committed"]

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import QueuePool
 
 from scoped_async import AsyncScopedSession, ScopeCleanupError, ScopedResource, scope
-from watch import until
+from watch import is_asleep, until
 
 PID = text("SELECT pg_backend_pid()")
 
@@ -147,18 +147,13 @@ class TestLaw11TheExitSurvivesCancellation:
     ) -> None:
         """A rollback fails on the client's side while the driver's own connection is still in use."""
         pids: list[int | None] = []
-        asleep = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND wait_event = 'PgSleep'")
-
-        async def is_asleep() -> bool:
-            async with engine.connect() as connection:
-                return bool(await connection.scalar(asleep, {"pid": pids[0]}))
 
         async def unit() -> None:
             async with scope():
                 pids.append(await Session.scalar(PID))
                 driver: Any = (await (await Session.connection()).get_raw_connection()).driver_connection
                 self.sleeping = asyncio.create_task(driver.fetch("SELECT pg_sleep(3600)"))
-                await until(is_asleep)
+                await until(lambda: is_asleep(engine, pids[0]))
                 if not in_the_exit:
                     await Session.rollback()
 

@@ -209,6 +209,13 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 30) ->
         return found
 
 
+async def is_asleep(engine: AsyncEngine, pid: int | None) -> bool:
+    """Whether the server is in ``pg_sleep()`` for that connection."""
+    asleep = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND wait_event = 'PgSleep'")
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(asleep, {"pid": pid}))
+
+
 async def terminated(postgres_url: str, pid: int) -> None:
     """Terminate a connection that waits for nothing."""
     async with shut_gate(postgres_url) as gate:
