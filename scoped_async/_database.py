@@ -60,11 +60,11 @@ def terminate_busy(connections: Iterable[Connection]) -> bool:
     found = False
     for connection in connections:
         checked_out = connection._dbapi_connection  # pyright: ignore[reportPrivateUsage]
-        if checked_out is None or connection.dialect.name == "sqlite":  # closed or invalidated
+        if checked_out is None:  # closed or invalidated
             continue
         # The lock that SQLAlchemy's asyncio drivers hold during a statement; others have none.
         lock = getattr(checked_out.dbapi_connection, "_execute_mutex", None)
-        if lock is not None and lock.locked():
+        if lock is not None and lock.locked() and connection.dialect.name != "sqlite":
             connection.invalidate()
             found = True
     return found

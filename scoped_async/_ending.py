@@ -1,6 +1,7 @@
 """The end of a scope that holds something: wait for others, commit or roll back, call back, close."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
+from functools import cached_property
 from typing import Any
 
 from ._budget import Budget, OutOfTimeError
@@ -16,12 +17,18 @@ from .exceptions import ScopeCleanupError, ScopeError
 class Ending:
     """The end of what one scope held, run in one helper task that no cancellation of the caller reaches."""
 
+    abandoned: Collection[Held] = ()
+    """What another task went on to use."""
+
     def __init__(self, scope: Owner, unit: Unit) -> None:
         self.scope = scope
         self.unit = unit
-        self.budget = Budget(scope.options.close_timeout)
         self.failures: list[BaseException] = []
-        self.abandoned: set[Held] = set()
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What is left of the time for all but the commits; most endings wait for nothing else."""
+        return Budget(self.scope.options.close_timeout)
 
     async def run(self, frame: Frame, exc: BaseException | None) -> list[BaseException]:
         """Wait for others, commit or roll back, run the callbacks, and close; returns what failed.
@@ -51,11 +58,12 @@ class Ending:
                 outcome = Outcome.ROLLED_BACK
                 await self._roll_back(lost, failed=rolled_back)
         unit.concluded = True
-        if unit.has_callbacks:
+        if unit.registered:
             await self._call_back(outcome)
         frame.unit = CLOSING  # what a close hook touched now would outlive the scope
-        if not unit.is_spent():
-            await self._close()
+        for held in list(reversed(unit.values())):
+            if not held.is_spent():
+                await self._close(held)
         return self.failures
 
     def _refusal(self) -> ScopeError | None:
@@ -70,16 +78,14 @@ class Ending:
             )
         return None
 
-    async def _close(self) -> None:
-        """Close everything, newest first."""
-        for held in reversed(list(self.unit.values())):
-            if held.is_idle:
-                try:
-                    held.close_in_place()
-                except BaseException as error:
-                    self.failures.append(error)
-            else:
-                await self._attempt(held, held.close())
+    async def _close(self, held: Held) -> None:
+        if held.is_idle:
+            try:
+                held.close_in_place()
+            except BaseException as error:
+                self.failures.append(error)
+        else:
+            await self._attempt(held, held.close())
 
     def _abort(self) -> None:
         abort_all(self.unit.values())  # a callback may have added to them
@@ -94,7 +100,7 @@ class Ending:
 
     def _abandon(self, held: Held) -> None:
         """Leave alone what another task still uses, and abort it once that task lets go of it."""
-        self.abandoned.add(held)
+        self.abandoned = [*self.abandoned, held]
         assert held.released is not None
         held.released.add_done_callback(lambda _: held.abort())
 

@@ -1,11 +1,12 @@
 """Leave a scope: close in place what needs no more, and have the rest ended by one helper task."""
 
 import asyncio
+from collections.abc import Sequence
 
 from ._checks import foreign_message
 from ._cleanup import add_notes, mark_committed, one_of, run_to_completion
 from ._ending import Ending
-from ._frame import CLOSED, CLOSING, NEW, Frame, Owner, Unit
+from ._frame import CLOSING, Frame, Owner, State, Unit
 from ._held import abort_all
 from ._running import current_task, running_loop
 from .exceptions import ForeignThreadError, ScopeError
@@ -13,7 +14,7 @@ from .exceptions import ForeignThreadError, ScopeError
 
 async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     """End what ``scope`` holds; returns what is to be raised instead of ``exc``, the body's exception."""
-    if scope.unit is NEW or scope.unit is CLOSING or scope.unit is CLOSED:
+    if isinstance(scope.unit, State):
         raise ScopeError(f"{scope!r} cannot be left: it was not entered, or it is left already.")
     unit, scope.unit = scope.unit.take(), CLOSING
     cancellation: asyncio.CancelledError | None = None
@@ -29,17 +30,31 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     except BaseException as error:  # the helper has not come to its end: the scope is left all the same
         abort_all(unit.values())
         failures = [error]
-    if unit.committed:
-        for raised in (exc, cancellation, *failures):
-            if raised is not None:
-                mark_committed(raised)
     for held in unit.values():
         held.let_go()
     unit.clear()
-    if failures and (on_its_way := cancellation or exc) is not None:
-        add_notes(on_its_way, failures)
-    elif failures:
+    if failures or cancellation is not None or exc is not None:
+        return _raised(scope, unit, exc, cancellation, failures)
+    return None
+
+
+def _raised(
+    scope: Owner,
+    unit: Unit,
+    exc: BaseException | None,
+    cancellation: asyncio.CancelledError | None,
+    failures: Sequence[BaseException],
+) -> BaseException | None:
+    """What is to be raised in the place of ``exc``, with a note of what else failed."""
+    if unit.committed:
+        for error in (exc, cancellation, *failures):
+            if error is not None:
+                mark_committed(error)
+    if not failures:
+        return cancellation
+    if (on_its_way := cancellation or exc) is None:
         return one_of(failures, f"Leaving the scope {scope.name}, opened at {scope.opened_at}, failed")
+    add_notes(on_its_way, failures)
     return cancellation
 
 
@@ -48,7 +63,7 @@ def end_in_place(scope: Owner, unit: Unit) -> list[BaseException] | None:
     if scope.loop is not running_loop():
         abort_all(unit.values())
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))]
-    idle = not unit.must_conclude
+    idle = not (unit.registered or unit.blocks) and unit.failure is None
     for held in unit.values():
         # The helper of an ending in the body may have been cancelled before it could take over.
         if held.busy is not None and held.busy is current_task():

@@ -1,7 +1,7 @@
 """What stands against a commit: a statement that failed, a COMMIT refused, a transaction that is over."""
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from ._database import connections_of, is_undecided
 from ._database_errors import IN_FAILED_TRANSACTION, is_unknown, sqlstate, was_answered
 
-_failed: "WeakSet[Connection]" = WeakSet()
-"""Connections on which a statement failed since their last commit."""
+_failed: "set[ref[Connection]]" = set()
+"""Connections on which a statement failed since their last commit, as in a WeakSet, which is slower."""
 _refused: "WeakSet[Connection]" = WeakSet()
 """Connections on which what is no statement failed, as a COMMIT, and the server has said so."""
 
@@ -22,7 +22,7 @@ def _remember(context: ExceptionContext) -> None:
     connection, error = context.connection, context.original_exception
     if connection is None:
         return
-    _failed.add(connection)
+    note_failure(connection)
     if context.statement is not None:
         return
     # It is a COMMIT, a ROLLBACK or the like. One that the server did not answer leaves the connection in the
@@ -82,23 +82,21 @@ def _is_over(connection: Connection) -> bool:
 
 
 def note_failure(connection: Connection) -> None:
-    """A statement has failed on it, past SQLAlchemy."""
-    _failed.add(connection)
+    """A statement has failed on it."""
+    _failed.add(ref(connection, _failed.discard))
 
 
 def has_failed_on(connection: Connection) -> bool:
     """Whether a statement failed on it."""
-    return connection in _failed
+    return ref(connection) in _failed
 
 
 def has_failed(session: Session) -> bool:
     """Whether a statement failed on one of the session's connections."""
-    if not _failed:
-        return False
-    return any(map(has_failed_on, connections_of(session)))
+    return bool(_failed) and any(map(has_failed_on, connections_of(session)))
 
 
 def forgive(session: Session) -> None:
     """Forget the failures: the transaction ends."""
     for connection in connections_of(session):
-        _failed.discard(connection)
+        _failed.discard(ref(connection))

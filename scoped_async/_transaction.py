@@ -41,11 +41,7 @@ class HeldTransaction(WatchedSession):
     """Of each handed out in this transaction what lives as long as it does, and the result that it reads."""
 
     def __init__(self, session: AsyncSession, owner: Owner, readonly: bool) -> None:
-        try:
-            is_one = isinstance(session.sync_session, Session)  # pyright: ignore[reportUnnecessaryIsInstance]
-        except AttributeError:
-            is_one = False
-        if not is_one:
+        if not isinstance(getattr(session, "sync_session", None), Session):
             raise TypeError(
                 f"{session!r} is no AsyncSession. Give AsyncScopedSession an async_sessionmaker, or a "
                 "function that is not async and returns an AsyncSession."
@@ -184,6 +180,8 @@ class HeldTransaction(WatchedSession):
         self.object.sync_session.close()
 
     def let_go(self) -> None:
+        if not self.listens:
+            return
         self.unwatch()
         if self.readonly:
             event.remove(self.object.sync_session, "after_begin", set_read_only)

@@ -103,7 +103,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         """
         held: Any = _get_current().unit.get(self)
         if held is None or held.loop is not running_loop():
-            held = _hold(self, "", kw)
+            held = _find(self, "", kw)
         elif kw:
             raise InvalidRequestError("Scoped session is already present; no new arguments may be specified.")
         return held.object  # type: ignore[no-any-return]  # what is held under the proxy is its session
@@ -172,11 +172,7 @@ class AsyncScopedSession(Proxy, _Session, Generic[S]):
         return make_delegate(kind, name, _find)
 
 
-def _find(proxy: AsyncScopedSession[Any], name: str) -> HeldSession:
-    return _hold(proxy, name, None)
-
-
-def _hold(proxy: AsyncScopedSession[Any], name: str, kw: dict[str, Any] | None) -> HeldSession:
+def _find(proxy: AsyncScopedSession[Any], name: str, kw: dict[str, Any] | None = None) -> HeldSession:
     """What the current scope holds of the proxy, for its ``name``, or for its call with ``kw``.
 
     No await stands between the look-up and the store, so many tasks that come first at the same moment get
