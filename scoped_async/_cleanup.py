@@ -7,21 +7,23 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ._running import current_task
+from ._running import begun_task, current_task
 
 T = TypeVar("T")
 
 
 async def run_to_completion(
-    work: Coroutine[Any, Any, T],
+    work: Coroutine[Any, Any, T], *, at_once: bool = False
 ) -> tuple[asyncio.Task[T], asyncio.CancelledError | None]:
     """Run ``work`` in a task of its own and wait for its end, however often the caller is cancelled.
 
+    ``at_once``: whether it may begin before what is due in the loop is done, as asyncpg's word of statements.
     Returns the task, which is done, and the last cancellation that arrived meanwhile, if any: it is the
     caller's to raise.
     """
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
+    task: asyncio.Task[T] | None = None
 
     def tell(_: object = None) -> None:
         if not end.done():
@@ -29,11 +31,12 @@ async def run_to_completion(
 
     async def work_and_tell() -> T:
         result = await work
-        task.remove_done_callback(tell)
-        tell()  # a turn of the loop before the task does
+        if task is not None:  # else it has come to its end at once
+            task.remove_done_callback(tell)
+            tell()  # a turn of the loop before the task does
         return result
 
-    task = loop.create_task(work_and_tell())  # not begun at once: it may not run in a greenlet of its caller
+    task = begun_task(loop, work_and_tell()) if at_once else loop.create_task(work_and_tell())
     task.add_done_callback(tell)
     cancellation = None
     try:

@@ -12,8 +12,9 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 import uvloop
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.pool import QueuePool
 
 from scoped_async import AsyncScopedSession, Scope, current_scope, scope
@@ -181,8 +182,12 @@ class TestWaysToWait:
         async def unit() -> Scope:
             async with scope(commit=True) as opened:
                 await here(Session)
+                event.listen(Session().sync_session, "before_commit", ask_the_server)
             assert checked_out(engine) == 0
             return opened
+
+        def ask_the_server(session: SyncSession) -> None:
+            session.execute(text("SELECT 1"))  # so that the exit waits for more than the COMMIT
 
         async with scope() as outer:
             assert (await way(unit())).closed
@@ -215,6 +220,21 @@ class TestEventLoops:
 
     def test_debug_mode(self, postgres_url: str) -> None:
         self.run(postgres_url, debug=True)
+
+    async def test_a_task_factory_makes_what_ends_a_scope_too(self, Session: Proxy) -> None:
+        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+            made.append(work)
+            return asyncio.Task(work, loop=loop, **options)
+
+        made: list[Any] = []
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(factory)
+        try:
+            async with scope(commit=True):
+                await here(Session)
+        finally:
+            loop.set_task_factory(None)
+        assert len(made) == 1
 
     if sys.version_info >= (3, 12):
 

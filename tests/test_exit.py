@@ -161,3 +161,17 @@ class TestLaw10TheExitClosesEverything:
         assert len(reached) == 2
         assert [type(error) for error in caught.value.exceptions] == [ScopeClosedError] * 2
         assert checked_out(engine) == 0
+
+
+async def test_exits_within_exits_take_no_room_on_the_stack() -> None:
+    """Each ends by a hook that opens the next scope."""
+
+    async def follow(numbers: list[int]) -> None:
+        async with scope(commit=True):
+            if numbers.pop():
+                chain()
+
+    numbers = list(range(1_000))
+    chain = ScopedResource(lambda: numbers, commit=follow)
+    await follow(numbers)
+    assert numbers == []

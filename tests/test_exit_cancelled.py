@@ -127,6 +127,18 @@ class TestLaw11TheExitSurvivesCancellation:
             runner.run(unit())
         assert selector.turns < 100
 
+    async def test_one_that_is_on_its_way_when_the_exit_begins_is_raised_by_the_block(self) -> None:
+        async def unit() -> None:
+            async with scope() as opened:
+                opened.after_commit(int)  # which the exit has nothing to wait for
+                this = asyncio.current_task()
+                assert this is not None
+                this.cancel()
+            raise AssertionError("the block was left as if nothing had happened")
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(unit())
+
     async def test_within_an_anyio_cancel_scope_that_is_cancelled_already(
         self, Session: AsyncScopedSession[AsyncSession], engine: AsyncEngine
     ) -> None:
