@@ -38,8 +38,8 @@ class Ending:
         current.set(frame)
         unit = self.unit
         commit = self.scope.options.commit and exc is None
-        if commit and (refusal := self._refusal()) is not None:
-            self.failures.append(refusal)
+        if commit and (unit.failure is not None or unit.blocks):
+            self.failures.append(self._refusal())
         rolled_back = exc is not None or unit.marked or bool(self.failures)
         for held in list(unit.values()):
             if held.busy is not None:
@@ -66,17 +66,15 @@ class Ending:
                 await self._close(held)
         return self.failures
 
-    def _refusal(self) -> ScopeError | None:
-        """What stands against a commit."""
+    def _refusal(self) -> ScopeError:
+        """What stands against a commit: a block that failed, or that is open."""
         if self.unit.failure is not None:
             return rollback_only_error(self.scope, self.unit.failure)
-        if self.unit.blocks:
-            return ScopeError(
-                f"The scope {self.scope.name}, opened at {self.scope.opened_at}, was left while a block that "
-                "joined it or nests in it is still open in another task, so it was rolled back. Await that "
-                "task first."
-            )
-        return None
+        return ScopeError(
+            f"The scope {self.scope.name}, opened at {self.scope.opened_at}, was left while a block that "
+            "joined it or nests in it is still open in another task, so it was rolled back. Await that "
+            "task first."
+        )
 
     async def _close(self, held: Held) -> None:
         if held.is_idle:
