@@ -3,10 +3,10 @@
     python benchmarks/jobs.py
 
 Both do one INSERT and one COMMIT on PostgreSQL, in turns of 50 jobs, so that whatever else the machine does
-meets both: on NATS JetStream, with a worker as in docs/examples/jobs, which runs five jobs at once and fetches
-as many, and on the broker in memory, where one follows the other and next to nothing but the job itself is
-done. Prints jobs per second of each, and the share that is kept: the median of the pairs of turns, with the
-bounds that it lies between in 95 of 100 such runs.
+meets both: on NATS JetStream, with a worker as in docs/examples/jobs, which runs five jobs at once and
+fetches as many, and on the broker in memory, where one follows the other and next to nothing but the job
+itself is done. Prints jobs per second of each, and the share that is kept: the median of the pairs of turns,
+with the bounds that it lies between in 95 of 100 such runs.
 """
 
 import asyncio

@@ -7,17 +7,16 @@ from typing import Any, TypeVar
 
 import anyio
 
-from ._running import begun_task, current_task
+from ._running import current_task
 
 T = TypeVar("T")
 
 
 async def run_to_completion(
-    work: Coroutine[Any, Any, T], *, at_once: bool = False
+    work: Coroutine[Any, Any, T],
 ) -> tuple[asyncio.Task[T], asyncio.CancelledError | None]:
     """Run ``work`` in a task of its own and wait for its end, however often the caller is cancelled.
 
-    ``at_once``: whether it may begin before what is due in the loop is done, as asyncpg's word of statements.
     Returns the task, which is done, and the last cancellation that arrived meanwhile, if any: it is the
     caller's to raise.
     """
@@ -30,13 +29,15 @@ async def run_to_completion(
             end.set_result(None)
 
     async def work_and_tell() -> T:
+        if task is None:  # begun at once, by an eager task factory: on its caller's stack, in its `except`
+            await asyncio.sleep(0)
         result = await work
-        if task is not None:  # else it has come to its end at once
-            task.remove_done_callback(tell)
-            tell()  # a turn of the loop before the task does
+        assert task is not None
+        task.remove_done_callback(tell)
+        tell()  # a turn of the loop before the task does
         return result
 
-    task = begun_task(loop, work_and_tell()) if at_once else loop.create_task(work_and_tell())
+    task = loop.create_task(work_and_tell())
     task.add_done_callback(tell)
     cancellation = None
     try:

@@ -21,8 +21,7 @@ async def end(scope: Owner, exc: BaseException | None) -> BaseException | None:
     try:
         failures = end_in_place(scope, unit)
         if failures is None:
-            work = Ending(scope, unit).run(Exit(scope, unit), exc)
-            task, cancellation = await run_to_completion(work, at_once=unit.registered is None)
+            task, cancellation = await run_to_completion(Ending(scope, unit).run(Exit(scope, unit), exc))
             if task.cancelled():  # the loop is shutting down, and the work may not even have begun
                 abort_all(unit.values())
                 failures, cancellation = [], cancellation or asyncio.CancelledError()

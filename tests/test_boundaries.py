@@ -34,6 +34,18 @@ async def here(Session: Proxy) -> tuple[Scope, AsyncSession, int]:
     return current_scope(), Session(), await Session.scalar(text("SELECT pg_backend_pid()"))
 
 
+async def a_scope_of_its_own(Session: Proxy) -> Scope:
+    """One whose exit has to wait for more than the COMMIT."""
+
+    def ask_the_server(session: SyncSession) -> None:
+        session.execute(text("SELECT 1"))
+
+    async with scope(commit=True) as opened:
+        await here(Session)
+        event.listen(Session().sync_session, "before_commit", ask_the_server)
+    return opened
+
+
 def checked_out(engine: AsyncEngine) -> int:
     assert isinstance(engine.pool, QueuePool)
     return engine.pool.checkedout()
@@ -179,18 +191,9 @@ class TestWaysToWait:
     async def test_a_scope_of_its_own_ends_within(
         self, way: Callable[[Work], Work], Session: Proxy, engine: AsyncEngine
     ) -> None:
-        async def unit() -> Scope:
-            async with scope(commit=True) as opened:
-                await here(Session)
-                event.listen(Session().sync_session, "before_commit", ask_the_server)
-            assert checked_out(engine) == 0
-            return opened
-
-        def ask_the_server(session: SyncSession) -> None:
-            session.execute(text("SELECT 1"))  # so that the exit waits for more than the COMMIT
-
         async with scope() as outer:
-            assert (await way(unit())).closed
+            assert (await way(a_scope_of_its_own(Session))).closed
+            assert checked_out(engine) == 0
             assert current_scope() is outer
 
 
@@ -207,6 +210,7 @@ class TestEventLoops:
                 async with scope(commit=True) as opened:
                     first = await here(Session)
                     assert await way(here(Session)) == first
+                    assert (await way(a_scope_of_its_own(Session))).closed
                     assert current_scope() is opened
                 assert current_scope(None) is None
                 assert checked_out(engine) == 0
@@ -220,21 +224,6 @@ class TestEventLoops:
 
     def test_debug_mode(self, postgres_url: str) -> None:
         self.run(postgres_url, debug=True)
-
-    async def test_a_task_factory_makes_what_ends_a_scope_too(self, Session: Proxy) -> None:
-        def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-            made.append(work)
-            return asyncio.Task(work, loop=loop, **options)
-
-        made: list[Any] = []
-        loop = asyncio.get_running_loop()
-        loop.set_task_factory(factory)
-        try:
-            async with scope(commit=True):
-                await here(Session)
-        finally:
-            loop.set_task_factory(None)
-        assert len(made) == 1
 
     if sys.version_info >= (3, 12):
 
