@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 Results = Mapping[str, Any]
 
@@ -97,7 +98,11 @@ def _cost_per_task(results: Results) -> Figure:
     axes.set_xlabel("tasks at once")
     axes.set_ylabel("microseconds per task, best round")
     axes.set_title(_about(results), fontsize=10, loc="left")
-    axes.legend(frameon=False, fontsize=8)
+    for axis, steps in ((axes.xaxis, (1,)), (axes.yaxis, (1, 2, 5))):
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_locator(NullLocator())
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
