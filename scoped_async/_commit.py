@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from ._callbacks import Outcome
-from ._checks import rollback_only_error, usable_unit
+from ._checks import refuse_marked, usable_unit
 from ._cleanup import add_note, first_of
 from ._database import connections_of, has_ended, terminate_busy
 from ._database_errors import is_unknown, was_answered
@@ -130,11 +130,9 @@ class Committable(HeldTransaction):
         unit = current.get().unit
         if self not in unit.values():  # of another scope, or one that has ended
             unit = usable_unit(self.owner.here(), "The commit")
-        if unit.marked:  # by a hook of the flush, perhaps
-            raise rollback_only_error(self.owner, unit.failure)
+        refuse_marked(unit, self.owner)  # by a hook of the flush, perhaps
         self.refuse_spoiled(session)
-        if self.heard:
-            self.note_unknown()
+        self.note_unknown()
         if terminate_busy(connections_of(session)):
             raise self.still_in_use()
         self.sent = True

@@ -63,7 +63,7 @@ def end_in_place(scope: Owner, unit: Unit) -> list[BaseException] | None:
     if scope.loop is not running_loop():
         abort_all(unit.values())
         return [ForeignThreadError(foreign_message(scope, "Leaving the scope"))]
-    idle = not (unit.registered or unit.blocks) and unit.failure is None
+    idle = not unit.must_conclude
     for held in unit.values():
         # The helper of an ending in the body may have been cancelled before it could take over.
         if held.busy is not None and held.busy is current_task():

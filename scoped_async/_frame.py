@@ -69,6 +69,11 @@ class Unit(dict[object, Held]):
         """Whether there is one that has not run."""
         return bool(self.registered)
 
+    @property
+    def must_conclude(self) -> bool:
+        """Whether leaving needs more than to close what is held."""
+        return bool(self.registered or self.blocks) or self.failure is not None
+
     def is_spent(self) -> bool:
         """Whether leaving needs nothing at all but to let go of what is held."""
         if self.registered or self.blocks or self.failure is not None:
